@@ -1,0 +1,63 @@
+//! Per-CPU counters of what the programs could not do, and of what they decided.
+
+/// Index into the `COUNTERS` per-CPU array.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counter {
+    /// Events of denials that did not fit the ring.
+    LostDenied = 0,
+    /// Other events that did not fit the ring.
+    LostOther = 1,
+    /// Operations denied (or, in audit mode, that would have been).
+    Denied = 2,
+    /// Operations of tagged processes allowed.
+    Allowed = 3,
+    /// Denied because the path is longer or deeper than the limits.
+    PathTooLong = 4,
+    /// Denied because no path buffer was free.
+    NoBuffer = 5,
+    /// Denied because the file has no name inside a known filesystem.
+    NoName = 6,
+    /// Denied because a kernel helper failed.
+    HelperFailed = 7,
+    /// A child cgroup could not be given its parent's tag; from then on ancestors are asked too.
+    InheritFailed = 8,
+    /// Denied because the policy tables contradict themselves.
+    BadTable = 9,
+}
+
+/// Number of counters.
+pub const COUNTERS: usize = 10;
+
+impl Counter {
+    /// All counters, in index order.
+    pub const ALL: [Self; COUNTERS] = [
+        Self::LostDenied,
+        Self::LostOther,
+        Self::Denied,
+        Self::Allowed,
+        Self::PathTooLong,
+        Self::NoBuffer,
+        Self::NoName,
+        Self::HelperFailed,
+        Self::InheritFailed,
+        Self::BadTable,
+    ];
+
+    /// Stable name, as metrics and events print it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::LostDenied => "lost_denied",
+            Self::LostOther => "lost_other",
+            Self::Denied => "denied",
+            Self::Allowed => "allowed",
+            Self::PathTooLong => "path_too_long",
+            Self::NoBuffer => "no_buffer",
+            Self::NoName => "no_name",
+            Self::HelperFailed => "helper_failed",
+            Self::InheritFailed => "inherit_failed",
+            Self::BadTable => "bad_table",
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Sizes that both sides of the kernel boundary rely on. A thing past a limit is refused or denied, never cut.
+
+/// Longest path the programs name, in bytes, without a trailing NUL. Longer: denied and counted.
+pub const MAX_PATH: usize = 4096;
+/// Most components from a file up to its filesystem's root. Deeper: denied and counted.
+pub const MAX_DEPTH: usize = 64;
+/// Longest name of one component (`NAME_MAX`).
+pub const MAX_NAME: usize = 255;
+/// Entries of each automaton table ([`crate::file`]); 8 bytes each, so one table is 4 MiB, the largest value an
+/// array map may have on kernel 6.1 (`KMALLOC_MAX_SIZE`). A power of two: the programs mask indices with it.
+pub const TABLE_ENTRIES: usize = 1 << 19;
+/// Buckets of the untagged-process filter ([`crate::tag`]). A power of two.
+pub const TAG_FILTER_BUCKETS: usize = 1 << 14;
+/// Most cgroups tagged at once.
+pub const MAX_TAGS: u32 = 65_536;
+/// Policy slots. Slot 0 is never given out.
+pub const MAX_SLOTS: u32 = 64;
+/// Most (slot, filesystem) pairs.
+pub const MAX_FILESYSTEMS: u32 = 4096;
+/// Most network prefixes over all slots.
+pub const MAX_PREFIXES: u32 = 131_072;
+/// Path buffers per CPU. A program may be preempted by a task that runs it too; when all are taken: denied and counted.
+pub const PATH_BUFFERS_PER_CPU: usize = 4;
+/// Bytes of a command line that an exec event carries.
+pub const MAX_ARGV: usize = 2048;
+/// Bytes of the event ring. A power of two and a multiple of the page size.
+pub const RING_BYTES: usize = 4 << 20;

@@ -1,0 +1,1 @@
+//! The kernel side seen from userspace: BTF offsets, load, attach, apply, tag.

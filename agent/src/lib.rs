@@ -1,0 +1,11 @@
+//! Stockade's userspace: from policy text to enforced tables, and from ring-buffer records to audit events.
+//!
+//! ```text
+//! policy text -> policy (pure) -> MapImage -> kernel (apply) -> BPF maps -> verdicts -> ring buffer -> audit -> sinks
+//! ```
+
+pub mod audit;
+pub mod cli;
+pub mod kernel;
+pub mod policy;
+pub mod scope;

@@ -1,0 +1,3 @@
+//! Policies: parsed, checked and compiled to a [`image::MapImage`]. Pure: no kernel, no clock, no root.
+
+pub mod image;

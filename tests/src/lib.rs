@@ -1,0 +1,1 @@
+//! Scenarios that run as root in a guest kernel.
