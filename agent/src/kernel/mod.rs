@@ -1,1 +1,350 @@
 //! The kernel side seen from userspace: BTF offsets, load, attach, apply, tag.
+//!
+//! [`Enforcer`] owns the loaded programs. Nothing here knows about policies: it copies a [`crate::policy::image`] into
+//! maps and says which cgroup is held to which slot.
+
+pub mod btf;
+mod links;
+mod object;
+mod tables;
+
+use std::{
+    fs::{self, File},
+    path::Path,
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader,
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    programs::{BtfTracePoint, CgroupSock, CgroupSockAddr, Lsm, ProgramError},
+};
+use stockade_common::{
+    counter::COUNTERS,
+    tag::{SLOT_ENFORCE, SlotConfig, Tag, filter_bucket},
+};
+
+pub use links::{PinnedDirectory, remove_stale_pins};
+
+use self::links::Link;
+use crate::policy::image::MapImage;
+
+/// Where the kernel shows its own BTF.
+const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// LSM programs, all required: each closes a way around the others.
+pub const LSM_HOOKS: [&str; 20] = [
+    "file_open",
+    "path_mknod",
+    "path_mkdir",
+    "path_rmdir",
+    "path_unlink",
+    "path_symlink",
+    "path_link",
+    "path_rename",
+    "path_truncate",
+    "path_chmod",
+    "path_chown",
+    "socket_create",
+    "socket_connect",
+    "socket_sendmsg",
+    "netlink_send",
+    "unix_stream_connect",
+    "unix_may_send",
+    "ptrace_access_check",
+    "task_alloc",
+    "bpf",
+];
+/// Tracepoint programs that keep tags true.
+const TAG_TRACEPOINTS: [&str; 2] = ["cgroup_mkdir", "cgroup_rmdir"];
+/// Tracepoint programs for the audit.
+const AUDIT_TRACEPOINTS: [&str; 3] = ["sched_process_exec", "sched_process_fork", "sched_process_exit"];
+/// Cgroup programs with their `enum bpf_attach_type`.
+const CGROUP_PROGRAMS: [(&str, u32); 5] =
+    [("connect4", 10), ("connect6", 11), ("sendmsg4", 14), ("sendmsg6", 15), ("sock_create", 2)];
+
+/// What went wrong, with the step and the object.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// The binary carries no eBPF object.
+    #[error("no eBPF object: {0}")]
+    NoObject(String),
+    /// No BTF, or a field is missing.
+    #[error("cannot read {VMLINUX_BTF}: {0} (the kernel needs CONFIG_DEBUG_INFO_BTF)")]
+    NoBtf(std::io::Error),
+    /// A kernel struct is not as expected.
+    #[error("kernel layout: {0}")]
+    Layout(#[from] btf::BtfError),
+    /// aya could not read the object or make its maps.
+    #[error("loading the eBPF object: {0}")]
+    Load(#[from] aya::EbpfError),
+    /// A program was refused.
+    #[error("{step} program {program}: {source}")]
+    Program {
+        /// "loading" or "attaching".
+        step: &'static str,
+        /// Which.
+        program: String,
+        /// The kernel's answer; the verifier's log is in it.
+        source: ProgramError,
+    },
+    /// A map operation failed.
+    #[error("map {map}: {source}")]
+    Map {
+        /// Which.
+        map: &'static str,
+        /// The kernel's answer.
+        source: aya::maps::MapError,
+    },
+    /// A system call failed.
+    #[error("{step} {object}: {source}")]
+    System {
+        /// What was being done.
+        step: &'static str,
+        /// To what.
+        object: String,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// The object lacks something the agent expects.
+    #[error("the eBPF object has no {0}: agent and object are of different builds")]
+    Mismatch(&'static str),
+    /// The policy does not fit.
+    #[error("the policy needs {need} {what}, the tables hold {have}")]
+    TooBig {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        need: usize,
+        /// Room.
+        have: usize,
+    },
+}
+
+impl KernelError {
+    /// Whether the kernel refused for lack of permission: BPF LSM disabled by configuration or lockdown, or no privilege.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        let Self::Program { source, .. } = self else { return false };
+        match source {
+            ProgramError::LoadError { io_error, .. } => io_error.raw_os_error() == Some(libc::EPERM),
+            ProgramError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::EPERM),
+            _ => false,
+        }
+    }
+}
+
+/// A policy slot; 0 is never given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot(pub u32);
+
+/// What to load.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// Only the cgroup programs and tags: for kernels where `bpf` is no active LSM.
+    pub network_only: bool,
+    /// Room for the policy's `ACCEPTS` table.
+    pub max_accepts: u32,
+    /// Room for the policy's `PORTS` table.
+    pub max_ports: u32,
+}
+
+/// The loaded programs. Dropping it detaches what is not pinned.
+#[derive(Debug)]
+pub struct Enforcer {
+    ebpf: Ebpf,
+    btf: Btf,
+    links: Vec<Link>,
+}
+
+impl Enforcer {
+    /// Loads the object, sets the kernel's field offsets and has every program verified.
+    ///
+    /// Kernel 6.1 or newer; needs CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN and CAP_SYS_ADMIN.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn load(options: &LoadOptions) -> Result<Self, KernelError> {
+        let object = object::bytes()?;
+        let blob = fs::read(VMLINUX_BTF).map_err(KernelError::NoBtf)?;
+        let offsets = btf::kernel_offsets(&blob)?;
+        let btf =
+            Btf::parse(&blob, aya::Endianness::default()).map_err(|error| KernelError::Load(error.into()))?;
+        let mut loader = EbpfLoader::new();
+        loader.btf(Some(&btf));
+        for (field, offset) in &offsets {
+            loader.override_global(field.global, offset, false);
+        }
+        loader.map_max_entries("ACCEPTS", options.max_accepts.max(1));
+        loader.map_max_entries("PORTS", options.max_ports.max(1));
+        let mut enforcer = Self { ebpf: loader.load(&object)?, btf, links: Vec::new() };
+        enforcer.load_programs(options.network_only)?;
+        Ok(enforcer)
+    }
+
+    fn load_programs(&mut self, network_only: bool) -> Result<(), KernelError> {
+        let failed = |program: &str| {
+            let program = program.to_owned();
+            move |source| KernelError::Program { step: "loading", program, source }
+        };
+        if !network_only {
+            for hook in LSM_HOOKS {
+                let program: &mut Lsm = program(&mut self.ebpf, hook)?;
+                program.load(hook, &self.btf).map_err(failed(hook))?;
+            }
+        }
+        for name in TAG_TRACEPOINTS.into_iter().chain(AUDIT_TRACEPOINTS) {
+            let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
+            program.load(name, &self.btf).map_err(failed(name))?;
+        }
+        for (name, _) in CGROUP_PROGRAMS {
+            if name == "sock_create" {
+                program::<CgroupSock>(&mut self.ebpf, name)?.load().map_err(failed(name))?;
+            } else {
+                program::<CgroupSockAddr>(&mut self.ebpf, name)?.load().map_err(failed(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches the tracepoint programs: inheritance of tags, then the process audit.
+    ///
+    /// # Errors
+    /// The program that could not be attached.
+    pub fn attach_tracking(&mut self) -> Result<(), KernelError> {
+        for name in TAG_TRACEPOINTS.into_iter().chain(AUDIT_TRACEPOINTS) {
+            let failed =
+                |source| KernelError::Program { step: "attaching", program: name.to_owned(), source };
+            let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
+            self.links.push(Link::traced(name, program.fd().map_err(failed)?)?);
+        }
+        Ok(())
+    }
+
+    /// Attaches the LSM programs. That says nothing yet: where `bpf` is not an active LSM this succeeds and no hook
+    /// ever runs, so the caller must prove them by an attempt.
+    ///
+    /// # Errors
+    /// The program that could not be attached.
+    pub fn attach_lsm(&mut self) -> Result<(), KernelError> {
+        for name in LSM_HOOKS {
+            let failed =
+                |source| KernelError::Program { step: "attaching", program: name.to_owned(), source };
+            let program: &mut Lsm = program(&mut self.ebpf, name)?;
+            self.links.push(Link::traced(name, program.fd().map_err(failed)?)?);
+        }
+        Ok(())
+    }
+
+    /// Attaches the cgroup programs to a cgroup-v2 directory: they run for sockets made in it and below.
+    ///
+    /// # Errors
+    /// The program that could not be attached.
+    pub fn attach_cgroup(&mut self, cgroup: &File) -> Result<(), KernelError> {
+        for (name, attach_type) in CGROUP_PROGRAMS {
+            let failed =
+                |source| KernelError::Program { step: "attaching", program: name.to_owned(), source };
+            let fd = if name == "sock_create" {
+                program::<CgroupSock>(&mut self.ebpf, name)?.fd().map_err(failed)?
+            } else {
+                program::<CgroupSockAddr>(&mut self.ebpf, name)?.fd().map_err(failed)?
+            };
+            self.links.push(Link::cgroup(name, fd, cgroup, attach_type)?);
+        }
+        Ok(())
+    }
+
+    /// Copies a compiled policy into a slot, which must not be in use.
+    ///
+    /// # Errors
+    /// [`KernelError::TooBig`], or the map that refused.
+    pub fn apply(&mut self, slot: Slot, image: &MapImage) -> Result<(), KernelError> {
+        tables::apply(&mut self.ebpf, slot, image)
+    }
+
+    /// Sets a slot's `SLOT_*` flags, and raises its generation.
+    ///
+    /// # Errors
+    /// If the map refuses.
+    pub fn configure(&mut self, slot: Slot, flags: u32) -> Result<(), KernelError> {
+        let failed = |source| KernelError::Map { map: "SLOTS", source };
+        let mut slots: Array<_, SlotConfig> = map(&mut self.ebpf, "SLOTS")?;
+        let generation = slots.get(&slot.0, 0).map_err(failed)?.generation.wrapping_add(1);
+        slots.set(slot.0, SlotConfig { flags, generation }, 0).map_err(failed)?;
+        // Slot 0 is where what cannot be attributed ends up: it enforces.
+        slots.set(0, SlotConfig { flags: SLOT_ENFORCE, generation: 0 }, 0).map_err(failed)
+    }
+
+    /// Holds a cgroup to a slot. New children inherit it once [`Self::attach_tracking`] has run.
+    ///
+    /// # Errors
+    /// If the map is full.
+    pub fn tag(&mut self, cgroup_id: u64, slot: Slot) -> Result<(), KernelError> {
+        // The filter first: a tag the filter doesn't know of would not be found.
+        let mut filter: Array<_, u32> = map(&mut self.ebpf, "TAG_FILTER")?;
+        filter
+            .set(filter_bucket(cgroup_id), 1, 0)
+            .map_err(|source| KernelError::Map { map: "TAG_FILTER", source })?;
+        let mut tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
+        tags.insert(cgroup_id, Tag { slot: slot.0, flags: 0 }, 0)
+            .map_err(|source| KernelError::Map { map: "TAGS", source })
+    }
+
+    /// Lets a cgroup go.
+    ///
+    /// # Errors
+    /// If it was not tagged.
+    pub fn untag(&mut self, cgroup_id: u64) -> Result<(), KernelError> {
+        let mut tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
+        tags.remove(&cgroup_id).map_err(|source| KernelError::Map { map: "TAGS", source })
+    }
+
+    /// The ring of events; can be taken once.
+    ///
+    /// # Errors
+    /// If it was taken already.
+    pub fn take_ring(&mut self) -> Result<RingBuf<MapData>, KernelError> {
+        let map = self.ebpf.take_map("EVENTS").ok_or(KernelError::Mismatch("map EVENTS"))?;
+        RingBuf::try_from(map).map_err(|source| KernelError::Map { map: "EVENTS", source })
+    }
+
+    /// The counters, summed over CPUs, in the order of [`stockade_common::counter::Counter::ALL`].
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn counters(&mut self) -> Result<[u64; COUNTERS], KernelError> {
+        let counters: PerCpuArray<_, u64> = map(&mut self.ebpf, "COUNTERS")?;
+        let mut sums = [0; COUNTERS];
+        for (index, sum) in (0u32..).zip(&mut sums) {
+            let values =
+                counters.get(&index, 0).map_err(|source| KernelError::Map { map: "COUNTERS", source })?;
+            *sum = values.iter().sum();
+        }
+        Ok(sums)
+    }
+
+    /// Pins every link into a new directory on a bpffs, so that the end of this process, however it comes, changes
+    /// nothing. The returned guard removes the pins.
+    ///
+    /// # Errors
+    /// If the directory cannot be made or is not on a bpffs.
+    pub fn pin(&mut self, directory: &Path) -> Result<PinnedDirectory, KernelError> {
+        PinnedDirectory::create(directory, &self.links)
+    }
+}
+
+fn program<'e, P>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut P, KernelError>
+where
+    &'e mut P: TryFrom<&'e mut aya::programs::Program>,
+{
+    ebpf.program_mut(name).and_then(|program| program.try_into().ok()).ok_or(KernelError::Mismatch(name))
+}
+
+fn map<'e, M>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<M, KernelError>
+where
+    M: TryFrom<&'e mut aya::maps::Map, Error = aya::maps::MapError>,
+{
+    ebpf.map_mut(name)
+        .ok_or(KernelError::Mismatch(name))?
+        .try_into()
+        .map_err(|source| KernelError::Map { map: name, source })
+}

@@ -1,0 +1,62 @@
+//! What would make every other rule worthless: reaching into processes outside the tag, leaving the cgroup, bpf().
+
+use aya_ebpf::programs::LsmContext;
+use stockade_common::{
+    counter::Counter,
+    event::{TargetBody, hook, kind, reason},
+};
+
+use crate::{
+    emit::{self, Actor},
+    file::Decision,
+    kernel::{self, TASK_TGID},
+    maps::count,
+    tag,
+};
+
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
+#[inline(always)]
+fn refuse(cgroup_id: u64, slot: u32, event: u16, hook: u8, body: TargetBody, why: u16) -> bool {
+    let flags = emit::slot_flags(slot);
+    let actor = Actor { cgroup_id, slot, ppid: emit::ppid() };
+    count(Counter::Denied);
+    emit::fixed(&actor, event, hook, body, &Decision::new(why), flags);
+    !emit::enforces(slot)
+}
+
+/// `lsm/ptrace_access_check(child, mode)`: also `/proc/PID/{mem,maps,fd,root}`, process_vm_* and pidfd_getfd.
+#[inline(always)]
+pub fn ptrace(ctx: &LsmContext) -> bool {
+    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let target: *const u8 = ctx.arg(0);
+    let mode: u32 = ctx.arg(1);
+    // SAFETY: a typed kernel pointer.
+    let (target_cgroup, target_tgid) =
+        unsafe { (kernel::task_cgroup_id(target), kernel::field(target, &TASK_TGID)) };
+    if tag::slot_of(target_cgroup) == Some(slot) {
+        return true;
+    }
+    let body = TargetBody { target_tgid, detail: mode };
+    refuse(cgroup_id, slot, kind::PTRACE, hook::PTRACE_ACCESS_CHECK, body, reason::OUTSIDE)
+}
+
+/// `lsm/task_alloc(task, clone_flags)`: a child in another cgroup would start its life outside the tag.
+#[inline(always)]
+pub fn task_alloc(ctx: &LsmContext) -> bool {
+    let flags: u64 = ctx.arg(1);
+    if flags & CLONE_INTO_CGROUP == 0 {
+        return true;
+    }
+    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let body = TargetBody { target_tgid: 0, detail: 0 };
+    refuse(cgroup_id, slot, kind::CONFINE, hook::TASK_ALLOC, body, reason::CONFINED)
+}
+
+/// `lsm/bpf(cmd, attr, size)`.
+#[inline(always)]
+pub fn bpf(ctx: &LsmContext) -> bool {
+    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let body = TargetBody { target_tgid: 0, detail: ctx.arg(0) };
+    refuse(cgroup_id, slot, kind::CONFINE, hook::BPF, body, reason::CONFINED)
+}

@@ -1,0 +1,177 @@
+//! Reporting: records into the ring, losses into counters. No decision waits for, or depends on, a record.
+
+use aya_ebpf::{
+    bindings::task_struct,
+    cty::c_void,
+    helpers::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+        generated::{
+            bpf_get_current_task_btf, bpf_ktime_get_boot_ns, bpf_probe_read_kernel, bpf_ringbuf_output,
+        },
+    },
+};
+use stockade_common::{
+    counter::Counter,
+    event::{EVENT_VERSION, EventHeader, FileBody, NetBody, kind, verdict},
+    limits::MAX_PATH,
+    tag::SLOT_ENFORCE,
+};
+
+use crate::{
+    file::{Decision, Request},
+    kernel::{self, TASK_REAL_PARENT, TASK_TGID},
+    maps::{EVENTS, SLOTS, count},
+    path::{HEAD, PathBuffer},
+};
+
+/// A slot's flags; a slot that cannot be read enforces.
+#[inline(always)]
+pub fn slot_flags(slot: u32) -> u32 {
+    SLOTS.get(slot).map_or(SLOT_ENFORCE, |config| config.flags)
+}
+
+/// Whether denials of a slot are enforced.
+#[inline(always)]
+pub fn enforces(slot: u32) -> bool {
+    slot_flags(slot) & SLOT_ENFORCE != 0
+}
+
+/// Who acts, beside the task itself.
+#[derive(Clone, Copy)]
+pub struct Actor {
+    pub cgroup_id: u64,
+    pub slot: u32,
+    pub ppid: u32,
+}
+
+/// Parent's process id. Not for cgroup programs, which on 6.1 may not ask for the task.
+#[inline(always)]
+pub fn ppid() -> u32 {
+    // SAFETY: the current task has a parent; typed loads.
+    unsafe {
+        let task: *mut task_struct = bpf_get_current_task_btf();
+        kernel::field(kernel::field(task.cast::<u8>().cast_const(), &TASK_REAL_PARENT), &TASK_TGID)
+    }
+}
+
+/// The header of a record of the current task.
+#[inline(always)]
+pub fn header(
+    kind: u16,
+    hook: u8,
+    size: usize,
+    actor: &Actor,
+    decision: &Decision,
+    flags: u32,
+) -> EventHeader {
+    let ids = bpf_get_current_pid_tgid();
+    let verdict = match (decision.allows(), flags & SLOT_ENFORCE != 0) {
+        (true, _) => verdict::ALLOWED,
+        (false, true) => verdict::DENIED,
+        (false, false) => verdict::WOULD_DENY,
+    };
+    EventHeader {
+        size: size as u32,
+        kind,
+        version: EVENT_VERSION,
+        // SAFETY: takes no arguments.
+        boot_ns: unsafe { bpf_ktime_get_boot_ns() },
+        cgroup_id: actor.cgroup_id,
+        tgid: (ids >> 32) as u32,
+        tid: ids as u32,
+        ppid: actor.ppid,
+        uid: bpf_get_current_uid_gid() as u32,
+        slot: actor.slot,
+        rule: decision.rule,
+        reason: decision.reason,
+        verdict,
+        hook,
+        pad: 0,
+        comm: bpf_get_current_comm().unwrap_or([0; 16]),
+    }
+}
+
+/// Sends `size` bytes at `record`.
+///
+/// # Safety
+/// They must be readable and initialised.
+#[inline(always)]
+pub unsafe fn send(record: *const c_void, size: usize, denied: bool) {
+    // SAFETY: as promised by the caller.
+    let sent = unsafe {
+        bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), record.cast_mut(), size as u64, 0)
+    };
+    if sent != 0 {
+        count(if denied { Counter::LostDenied } else { Counter::LostOther });
+    }
+}
+
+/// Sends a file record: header and body are put in front of the path, which is already in the buffer.
+///
+/// # Safety
+/// `buffer` must be claimed, and hold a path from `start` on.
+#[inline(always)]
+pub unsafe fn file(
+    buffer: *mut PathBuffer,
+    start: u32,
+    request: &Request,
+    dev: u32,
+    decision: &Decision,
+    flags: u32,
+) {
+    let length = (MAX_PATH as u32).wrapping_sub(start) & (MAX_PATH as u32 - 1);
+    // `start` is MAX_PATH when there is no path; its position is then masked to 0 and nothing is sent of the area.
+    let size = HEAD + length as usize;
+    let actor = Actor { cgroup_id: request.cgroup_id, slot: request.slot, ppid: ppid() };
+    let record = FileRecord {
+        header: header(request.kind, request.hook, size, &actor, decision, flags),
+        body: FileBody { dev, access: request.access, mode: request.mode, path_len: length },
+    };
+    // SAFETY: the head area lies in front of every position; the helper copies unaligned.
+    unsafe {
+        let head = PathBuffer::head(buffer, start);
+        bpf_probe_read_kernel(head.cast(), HEAD as u32, (&raw const record).cast());
+        send(head.cast(), size, !decision.allows());
+    }
+}
+
+#[repr(C)]
+struct FileRecord {
+    header: EventHeader,
+    body: FileBody,
+}
+
+#[repr(C)]
+struct NetRecord {
+    header: EventHeader,
+    body: NetBody,
+}
+
+/// Sends a network record.
+#[inline(always)]
+pub fn net(actor: &Actor, kind: u16, hook: u8, body: NetBody, decision: &Decision, flags: u32) {
+    let size = size_of::<NetRecord>();
+    let record = NetRecord { header: header(kind, hook, size, actor, decision, flags), body };
+    // SAFETY: a local without padding.
+    unsafe { send((&raw const record).cast(), size, !decision.allows()) };
+}
+
+/// Sends a record with a small fixed body.
+#[inline(always)]
+pub fn fixed<B: Copy>(actor: &Actor, kind: u16, hook: u8, body: B, decision: &Decision, flags: u32) {
+    #[repr(C)]
+    struct Record<B> {
+        header: EventHeader,
+        body: B,
+    }
+    let size = size_of::<Record<B>>();
+    let record = Record { header: header(kind, hook, size, actor, decision, flags), body };
+    // SAFETY: a local; bodies and header have no padding.
+    unsafe { send((&raw const record).cast(), size, !decision.allows()) };
+}
+
+/// Whether an allowed network operation of this kind is reported by default.
+#[inline(always)]
+pub fn always_reported(event: u16) -> bool {
+    event == kind::CONNECT
+}

@@ -1,0 +1,173 @@
+//! Stockade's kernel programs. This file lists the entry points; each concern has a file of its own.
+//!
+//! Every decision follows one order: find the tag of the current task's cgroup (a miss costs a filter look-up and
+//! ends there), look the operation up in that slot's tables, report, return a constant. Whatever cannot be decided is
+//! denied and counted.
+#![no_std]
+#![no_main]
+// For the one atomic exchange in `path`; aya-ebpf needs the same gate.
+#![feature(asm_experimental_arch)]
+
+mod automaton;
+mod change;
+mod confine;
+mod emit;
+mod file;
+mod kernel;
+mod maps;
+mod net;
+mod path;
+mod process;
+mod sock_addr;
+mod socket;
+mod tag;
+mod unix;
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, lsm},
+    programs::{BtfTracePointContext, LsmContext, SockAddrContext, SockContext},
+};
+
+#[lsm(hook = "file_open")]
+pub fn file_open(ctx: LsmContext) -> i32 {
+    verdict(file::open(&ctx))
+}
+#[lsm(hook = "path_mknod")]
+pub fn path_mknod(ctx: LsmContext) -> i32 {
+    verdict(change::mknod(&ctx))
+}
+#[lsm(hook = "path_mkdir")]
+pub fn path_mkdir(ctx: LsmContext) -> i32 {
+    verdict(change::mkdir(&ctx))
+}
+#[lsm(hook = "path_rmdir")]
+pub fn path_rmdir(ctx: LsmContext) -> i32 {
+    verdict(change::rmdir(&ctx))
+}
+#[lsm(hook = "path_unlink")]
+pub fn path_unlink(ctx: LsmContext) -> i32 {
+    verdict(change::unlink(&ctx))
+}
+#[lsm(hook = "path_symlink")]
+pub fn path_symlink(ctx: LsmContext) -> i32 {
+    verdict(change::symlink(&ctx))
+}
+#[lsm(hook = "path_link")]
+pub fn path_link(ctx: LsmContext) -> i32 {
+    verdict(change::link(&ctx))
+}
+#[lsm(hook = "path_rename")]
+pub fn path_rename(ctx: LsmContext) -> i32 {
+    verdict(change::rename(&ctx))
+}
+#[lsm(hook = "path_truncate")]
+pub fn path_truncate(ctx: LsmContext) -> i32 {
+    verdict(change::truncate(&ctx))
+}
+#[lsm(hook = "path_chmod")]
+pub fn path_chmod(ctx: LsmContext) -> i32 {
+    verdict(change::chmod(&ctx))
+}
+#[lsm(hook = "path_chown")]
+pub fn path_chown(ctx: LsmContext) -> i32 {
+    verdict(change::chown(&ctx))
+}
+#[lsm(hook = "socket_create")]
+pub fn socket_create(ctx: LsmContext) -> i32 {
+    verdict(socket::create(&ctx))
+}
+#[lsm(hook = "socket_connect")]
+pub fn socket_connect(ctx: LsmContext) -> i32 {
+    verdict(socket::connect(&ctx))
+}
+#[lsm(hook = "socket_sendmsg")]
+pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
+    verdict(socket::sendmsg(&ctx))
+}
+#[lsm(hook = "netlink_send")]
+pub fn netlink_send(ctx: LsmContext) -> i32 {
+    verdict(socket::netlink_send(&ctx))
+}
+#[lsm(hook = "unix_stream_connect")]
+pub fn unix_stream_connect(ctx: LsmContext) -> i32 {
+    verdict(unix::stream_connect(&ctx))
+}
+#[lsm(hook = "unix_may_send")]
+pub fn unix_may_send(ctx: LsmContext) -> i32 {
+    verdict(unix::may_send(&ctx))
+}
+#[lsm(hook = "ptrace_access_check")]
+pub fn ptrace_access_check(ctx: LsmContext) -> i32 {
+    verdict(confine::ptrace(&ctx))
+}
+#[lsm(hook = "task_alloc")]
+pub fn task_alloc(ctx: LsmContext) -> i32 {
+    verdict(confine::task_alloc(&ctx))
+}
+#[lsm(hook = "bpf")]
+pub fn bpf(ctx: LsmContext) -> i32 {
+    verdict(confine::bpf(&ctx))
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    sock_addr::connect4(&ctx).into()
+}
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    sock_addr::connect6(&ctx).into()
+}
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    sock_addr::sendmsg4(&ctx).into()
+}
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    sock_addr::sendmsg6(&ctx).into()
+}
+#[cgroup_sock(sock_create)]
+pub fn sock_create(ctx: SockContext) -> i32 {
+    sock_addr::sock_create(&ctx).into()
+}
+
+#[btf_tracepoint(function = "cgroup_mkdir")]
+pub fn cgroup_mkdir(ctx: BtfTracePointContext) -> i32 {
+    tag::cgroup_mkdir(&ctx);
+    0
+}
+#[btf_tracepoint(function = "cgroup_rmdir")]
+pub fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
+    tag::cgroup_rmdir(&ctx);
+    0
+}
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn sched_process_exec(ctx: BtfTracePointContext) -> i32 {
+    process::exec(&ctx);
+    0
+}
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn sched_process_fork(ctx: BtfTracePointContext) -> i32 {
+    process::fork(&ctx);
+    0
+}
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn sched_process_exit(_ctx: BtfTracePointContext) -> i32 {
+    process::exit();
+    0
+}
+
+/// The value an LSM program returns.
+// verifier: from 6.12 the range of an LSM program's return value is checked, so it is one of two constants.
+#[inline(always)]
+fn verdict(allow: bool) -> i32 {
+    if allow { 0 } else { kernel::DENY }
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

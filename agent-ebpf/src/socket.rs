@@ -1,0 +1,241 @@
+//! The LSM socket hooks: they judge the current task whatever cgroup made the socket, and see every family.
+
+use aya_ebpf::{helpers::generated::bpf_probe_read_kernel, programs::LsmContext};
+use stockade_common::{
+    counter::Counter,
+    event::{NetBody, hook, kind, reason},
+    tag::{SLOT_AUDIT_ALL, SLOT_ENFORCE},
+};
+
+use crate::{
+    emit::{self, Actor},
+    file::Decision,
+    kernel::{
+        self, MSGHDR_MSG_FLAGS, MSGHDR_MSG_NAME, SK_BUFF_DATA, SK_BUFF_LEN, SOCK_FAMILY, SOCK_PROTOCOL,
+        SOCKET_SK, SOCKET_TYPE,
+    },
+    maps::count,
+    net::{self, AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, Destination, SOCK_STREAM},
+    tag,
+};
+
+const MSG_FASTOPEN: u32 = 0x2000_0000;
+
+/// `struct sockaddr_in6`, whose first 8 bytes are `struct sockaddr_in`'s.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct SockAddr {
+    family: u16,
+    port_be: u16,
+    flow_or_v4: u32,
+    addr6: [u32; 4],
+    scope: u32,
+}
+
+/// Family, type and protocol of a socket.
+#[derive(Clone, Copy)]
+pub struct Socket {
+    pub family: u16,
+    pub kind: u32,
+    pub protocol: u16,
+}
+
+impl Socket {
+    /// # Safety
+    /// `socket` must be a typed pointer to a `struct socket`.
+    #[inline(always)]
+    pub unsafe fn of(socket: *const u8) -> Option<Self> {
+        // SAFETY: typed loads; null is checked.
+        unsafe {
+            let sk: *const u8 = kernel::field(socket, &SOCKET_SK);
+            if sk.is_null() {
+                return None;
+            }
+            Some(Self {
+                family: kernel::field(sk, &SOCK_FAMILY),
+                kind: u32::from(kernel::field::<u16>(socket, &SOCKET_TYPE)),
+                protocol: kernel::field(sk, &SOCK_PROTOCOL),
+            })
+        }
+    }
+}
+
+/// Reports a decision on a socket; false: refuse.
+#[inline(always)]
+pub fn conclude(
+    actor: &Actor,
+    event: u16,
+    hook: u8,
+    socket: Socket,
+    destination: Option<&Destination>,
+    decision: &Decision,
+) -> bool {
+    let flags = emit::slot_flags(actor.slot);
+    let allow = decision.allows();
+    count(if allow { Counter::Allowed } else { Counter::Denied });
+    if !allow || emit::always_reported(event) || flags & SLOT_AUDIT_ALL != 0 {
+        let body = NetBody {
+            addr: destination.map_or([0; 16], Destination::bytes),
+            port: destination.map_or(0, |d| d.port),
+            protocol: socket.protocol,
+            family: socket.family,
+            sock_type: socket.kind as u16,
+        };
+        emit::net(actor, event, hook, body, decision, flags);
+    }
+    allow || flags & SLOT_ENFORCE == 0
+}
+
+/// `lsm/socket_create(family, type, protocol, kern)`.
+#[inline(always)]
+pub fn create(ctx: &LsmContext) -> bool {
+    let (family, kind, protocol): (u32, u32, u32) = (ctx.arg(0), ctx.arg(1), ctx.arg(2));
+    let kern: u32 = ctx.arg(3);
+    if kern != 0 || net::nameable(family, kind, protocol) {
+        return true;
+    }
+    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let actor = Actor { cgroup_id, slot, ppid: emit::ppid() };
+    let socket = Socket { family: family as u16, kind, protocol: protocol as u16 };
+    conclude(&actor, kind::SOCKET, hook::SOCKET_CREATE, socket, None, &Decision::new(reason::FAMILY))
+}
+
+/// Reads an address that the kernel has already copied in; its buffer is always a whole `sockaddr_storage`.
+#[inline(always)]
+fn read_address(from: u64) -> Option<SockAddr> {
+    let mut address = SockAddr::default();
+    // SAFETY: a local of that size; a bad source makes the helper fail.
+    let read = unsafe {
+        bpf_probe_read_kernel((&raw mut address).cast(), size_of::<SockAddr>() as u32, from as *const _)
+    };
+    if read != 0 {
+        count(Counter::HelperFailed);
+        return None;
+    }
+    Some(address)
+}
+
+/// The destination an address names for a socket. `Err` is a decision already.
+#[inline(always)]
+fn destination(socket: Socket, address: &SockAddr) -> Result<Destination, Decision> {
+    let port = u16::from_be(address.port_be);
+    match address.family {
+        AF_INET => Ok(Destination::v4(address.flow_or_v4, port, socket.protocol)),
+        AF_INET6 => Ok(Destination { addr: address.addr6, port, protocol: socket.protocol }),
+        _ => Err(Decision::new(reason::FAMILY)),
+    }
+}
+
+/// `lsm/socket_connect(sock, address, addrlen)`.
+#[inline(always)]
+pub fn connect(ctx: &LsmContext) -> bool {
+    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    // SAFETY: a typed kernel pointer.
+    let Some(socket) = (unsafe { Socket::of(ctx.arg(0)) }) else { return !emit::enforces(slot) };
+    // Unix peers are judged by the unix hooks, netlink by netlink_send.
+    if socket.family == AF_UNIX || socket.family == AF_NETLINK {
+        return true;
+    }
+    let from: *const u8 = ctx.arg(1);
+    let actor = Actor { cgroup_id, slot, ppid: emit::ppid() };
+    addressed(&actor, socket, from as u64, kind::CONNECT, hook::SOCKET_CONNECT, 0)
+}
+
+/// Judges an address given to connect or sendmsg. `unspecified` is the family that `AF_UNSPEC` stands for; 0: it
+/// dissolves an association, which is always allowed.
+#[inline(always)]
+fn addressed(actor: &Actor, socket: Socket, from: u64, event: u16, hook: u8, unspecified: u16) -> bool {
+    let Some(mut address) = read_address(from) else { return !emit::enforces(actor.slot) };
+    if address.family == 0 {
+        if unspecified == 0 && (socket.family == AF_INET || socket.family == AF_INET6) {
+            return true;
+        }
+        address.family = unspecified;
+    }
+    match destination(socket, &address) {
+        Ok(destination) => {
+            let decision = net::decide(actor.slot, &destination);
+            conclude(actor, event, hook, socket, Some(&destination), &decision)
+        }
+        Err(decision) => conclude(actor, event, hook, socket, None, &decision),
+    }
+}
+
+/// `lsm/socket_sendmsg(sock, msg, size)`: destinations given with the message, and fast open, which connects without
+/// `socket_connect`.
+#[inline(always)]
+pub fn sendmsg(ctx: &LsmContext) -> bool {
+    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    // SAFETY: typed kernel pointers.
+    let (socket, name, flags) = unsafe {
+        let message: *const u8 = ctx.arg(1);
+        (
+            Socket::of(ctx.arg(0)),
+            kernel::field::<u64>(message, &MSGHDR_MSG_NAME),
+            kernel::field::<u32>(message, &MSGHDR_MSG_FLAGS),
+        )
+    };
+    let Some(socket) = socket else { return !emit::enforces(slot) };
+    if socket.family == AF_UNIX || socket.family == AF_NETLINK {
+        return true;
+    }
+    let inet = socket.family == AF_INET || socket.family == AF_INET6;
+    let actor = Actor { cgroup_id, slot, ppid: emit::ppid() };
+    if !inet {
+        // Such a socket can't be made inside the tag; it was passed in.
+        return conclude(
+            &actor,
+            kind::SEND,
+            hook::SOCKET_SENDMSG,
+            socket,
+            None,
+            &Decision::new(reason::FAMILY),
+        );
+    }
+    let fast_open = flags & MSG_FASTOPEN != 0;
+    if name == 0 || (socket.kind == SOCK_STREAM && !fast_open) {
+        return true;
+    }
+    let event = if fast_open { kind::CONNECT } else { kind::SEND };
+    // An IPv4 socket takes AF_UNSPEC for AF_INET; an IPv6 one sends to its peer, checked at connect.
+    let unspecified = if socket.family == AF_INET { AF_INET } else { 0 };
+    addressed(&actor, socket, name, event, hook::SOCKET_SENDMSG, unspecified)
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct NetlinkHeader {
+    len: u32,
+    kind: u16,
+    flags: u16,
+    seq: u32,
+    pid: u32,
+}
+
+/// `lsm/netlink_send(sk, skb)`: questions to NETLINK_ROUTE (`RTM_GET*`), one message at a time; nothing that changes.
+#[inline(always)]
+pub fn netlink_send(ctx: &LsmContext) -> bool {
+    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    // SAFETY: typed kernel pointers.
+    let (protocol, length, data) = unsafe {
+        let (sk, skb): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
+        (
+            kernel::field::<u16>(sk, &SOCK_PROTOCOL),
+            kernel::field::<u32>(skb, &SK_BUFF_LEN),
+            kernel::field::<u64>(skb, &SK_BUFF_DATA),
+        )
+    };
+    let mut header = NetlinkHeader::default();
+    // SAFETY: a local of that size; a bad source makes the helper fail.
+    let read = unsafe {
+        bpf_probe_read_kernel((&raw mut header).cast(), size_of::<NetlinkHeader>() as u32, data as *const _)
+    };
+    let single = header.len >= length;
+    let question = header.kind >= 16 && header.kind & 3 == 2;
+    if read == 0 && protocol == 0 && length >= size_of::<NetlinkHeader>() as u32 && single && question {
+        return true;
+    }
+    let actor = Actor { cgroup_id, slot, ppid: emit::ppid() };
+    let socket = Socket { family: AF_NETLINK, kind: 3, protocol };
+    conclude(&actor, kind::SEND, hook::NETLINK_SEND, socket, None, &Decision::new(reason::FAMILY))
+}

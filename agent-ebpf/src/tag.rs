@@ -1,0 +1,91 @@
+//! Which slot the current task is held to, and the inheritance of tags by new child cgroups.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_cgroup_id, generated::bpf_get_current_ancestor_cgroup_id},
+    programs::BtfTracePointContext,
+};
+use stockade_common::{counter::Counter, tag::filter_bucket};
+
+use crate::{
+    kernel::{self, CGROUP_PARENT, CSS_CGROUP},
+    maps::{INHERIT_LOST, TAG_FILTER, TAGS, count},
+};
+
+/// Levels of ancestors asked once a tag was lost; `stockade run` keeps its subtree shallower.
+const ANCESTOR_LEVELS: i32 = 32;
+
+/// Slot of a cgroup; `None` if it is not tagged.
+#[inline(always)]
+pub fn slot_of(cgroup_id: u64) -> Option<u32> {
+    match TAG_FILTER.get(filter_bucket(cgroup_id)) {
+        Some(0) | None => None,
+        // SAFETY: the value is copied out at once.
+        Some(_) => unsafe { TAGS.get(&cgroup_id) }.map(|tag| tag.slot),
+    }
+}
+
+/// The current task's tag: (cgroup id, slot).
+#[inline(always)]
+pub fn current() -> Option<(u64, u32)> {
+    // SAFETY: takes no arguments.
+    let id = unsafe { bpf_get_current_cgroup_id() };
+    match TAG_FILTER.get(filter_bucket(id)) {
+        Some(0) | None => None,
+        Some(_) => tagged(id).map(|slot| (id, slot)),
+    }
+}
+
+/// The slow half of [`current`]: the filter says "maybe".
+#[inline(always)]
+fn tagged(id: u64) -> Option<u32> {
+    // SAFETY: the value is copied out at once.
+    if let Some(tag) = unsafe { TAGS.get(&id) } {
+        return Some(tag.slot);
+    }
+    if INHERIT_LOST.get(0).is_none_or(|lost| *lost == 0) {
+        return None;
+    }
+    for level in 1..ANCESTOR_LEVELS {
+        // SAFETY: any level may be asked for; 0 means there is none.
+        let ancestor = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+        if ancestor == 0 {
+            break;
+        }
+        // SAFETY: as above.
+        if let Some(tag) = unsafe { TAGS.get(&ancestor) } {
+            return Some(tag.slot);
+        }
+    }
+    None
+}
+
+/// `tp_btf/cgroup_mkdir(cgrp, path)`: runs before the new directory can be seen, so there is no untagged instant.
+#[inline(always)]
+pub fn cgroup_mkdir(ctx: &BtfTracePointContext) {
+    let cgroup: *const u8 = ctx.arg(0);
+    // SAFETY: typed kernel pointers; the parent of a group that is being made exists, the root alone has none.
+    let (id, parent) = unsafe {
+        let css: *const u8 = kernel::field(cgroup, &CGROUP_PARENT);
+        if css.is_null() {
+            return;
+        }
+        (kernel::cgroup_id(cgroup), kernel::cgroup_id(kernel::field(css, &CSS_CGROUP)))
+    };
+    // SAFETY: the value is copied out at once.
+    let Some(tag) = unsafe { TAGS.get(&parent) }.copied() else { return };
+    // The filter first: a tag the filter doesn't know of would not be found.
+    let filtered = TAG_FILTER.set(filter_bucket(id), 1, 0);
+    if filtered.is_err() || TAGS.insert(&id, &tag, 0).is_err() {
+        count(Counter::InheritFailed);
+        let _ = INHERIT_LOST.set(0, 1, 0);
+    }
+}
+
+/// `tp_btf/cgroup_rmdir(cgrp, path)`. Ids are never used again, so this only gives back the room.
+#[inline(always)]
+pub fn cgroup_rmdir(ctx: &BtfTracePointContext) {
+    let cgroup: *const u8 = ctx.arg(0);
+    // SAFETY: a typed kernel pointer.
+    let id = unsafe { kernel::cgroup_id(cgroup) };
+    let _ = TAGS.remove(&id);
+}

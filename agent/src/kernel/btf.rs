@@ -1,0 +1,251 @@
+//! Offsets of kernel struct members, from the running kernel's BTF.
+//!
+//! aya-obj parses BTF but keeps struct members to itself, so this walks the raw format: a header, type records, strings
+//! (`Documentation/bpf/btf.rst`). Every read is bounds-checked: the blob may be anything.
+
+use std::collections::HashMap;
+
+use stockade_common::kernel_field::{KERNEL_FIELDS, KernelField};
+
+const MAGIC: u16 = 0xeb9f;
+const KIND_STRUCT: u32 = 4;
+const KIND_UNION: u32 = 5;
+/// typedef, volatile, const, restrict, type tag: looked through.
+const TRANSPARENT: [u32; 5] = [8, 9, 10, 11, 18];
+/// Nesting of anonymous members and modifiers looked through before giving up.
+const MAX_NESTING: usize = 32;
+
+/// Why an offset could not be found.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum BtfError {
+    /// The blob is not BTF, or is cut.
+    #[error("kernel BTF is malformed at byte {0}")]
+    Malformed(usize),
+    /// No struct of that name.
+    #[error("kernel BTF has no struct {0}")]
+    NoStruct(String),
+    /// The struct has no such member.
+    #[error("struct {container} has no member {member} on this kernel")]
+    NoMember {
+        /// Struct.
+        container: String,
+        /// Member path.
+        member: String,
+    },
+}
+
+/// An index over a BTF blob.
+#[derive(Debug)]
+pub struct BtfIndex<'a> {
+    data: &'a [u8],
+    strings: usize,
+    /// Byte offset of each type record; type id 1 is element 0.
+    types: Vec<usize>,
+    structs: HashMap<&'a [u8], u32>,
+}
+
+impl<'a> BtfIndex<'a> {
+    /// Indexes a little-endian BTF blob, as `/sys/kernel/btf/vmlinux` holds it.
+    ///
+    /// # Errors
+    /// [`BtfError::Malformed`] with the offset where it stops making sense.
+    pub fn parse(data: &'a [u8]) -> Result<Self, BtfError> {
+        let header = u32_at(data, 0)?;
+        if header as u16 != MAGIC {
+            return Err(BtfError::Malformed(0));
+        }
+        let header_len = u32_at(data, 4)? as usize;
+        let section = |offset: u32, len: u32| {
+            let start = header_len.checked_add(offset as usize)?;
+            let end = start.checked_add(len as usize)?;
+            (end <= data.len()).then_some((start, end))
+        };
+        let (start, end) = section(u32_at(data, 8)?, u32_at(data, 12)?).ok_or(BtfError::Malformed(8))?;
+        let (strings, _) = section(u32_at(data, 16)?, u32_at(data, 20)?).ok_or(BtfError::Malformed(16))?;
+        let mut index = Self { data, strings, types: Vec::new(), structs: HashMap::new() };
+        let mut at = start;
+        while at < end {
+            let (kind, vlen) = index.info(at)?;
+            index.types.push(at);
+            if kind == KIND_STRUCT {
+                let id = u32::try_from(index.types.len()).map_err(|_| BtfError::Malformed(at))?;
+                let name = index.string(u32_at(data, at)?)?;
+                if !name.is_empty() {
+                    index.structs.entry(name).or_insert(id);
+                }
+            }
+            let extra = match kind {
+                1 | 14 | 17 => 4,
+                3 => 12,
+                4 | 5 | 15 | 19 => 12 * vlen,
+                6 | 13 => 8 * vlen,
+                2 | 7..=12 | 16 | 18 => 0,
+                _ => return Err(BtfError::Malformed(at)),
+            };
+            at += 12 + extra;
+        }
+        if at == end { Ok(index) } else { Err(BtfError::Malformed(end)) }
+    }
+
+    /// Byte offset of a member, `.`-separated where it is a member of an embedded struct. Anonymous structs and unions
+    /// are looked through.
+    ///
+    /// # Errors
+    /// Names the struct or member that is missing.
+    pub fn offset_of(&self, container: &str, member: &str) -> Result<u32, BtfError> {
+        let missing = || BtfError::NoMember { container: container.into(), member: member.into() };
+        let mut id =
+            *self.structs.get(container.as_bytes()).ok_or_else(|| BtfError::NoStruct(container.into()))?;
+        let mut bits = 0u32;
+        for part in member.split('.') {
+            let (offset, member_type) = self.member(id, part.as_bytes(), 0)?.ok_or_else(missing)?;
+            bits = bits.checked_add(offset).ok_or_else(missing)?;
+            id = member_type;
+        }
+        if bits.is_multiple_of(8) { Ok(bits / 8) } else { Err(missing()) }
+    }
+
+    /// Offset in bits and type of a member, searched through anonymous members.
+    fn member(&self, id: u32, name: &[u8], depth: usize) -> Result<Option<(u32, u32)>, BtfError> {
+        if depth > MAX_NESTING {
+            return Ok(None);
+        }
+        let Some(at) = self.resolve(id)? else { return Ok(None) };
+        let (kind, vlen) = self.info(at)?;
+        if kind != KIND_STRUCT && kind != KIND_UNION {
+            return Ok(None);
+        }
+        let bitfields = u32_at(self.data, at + 4)? >> 31 == 1;
+        for index in 0..vlen {
+            let record = at + 12 + 12 * index;
+            let member_name = self.string(u32_at(self.data, record)?)?;
+            let member_type = u32_at(self.data, record + 4)?;
+            let raw = u32_at(self.data, record + 8)?;
+            let (offset, is_bitfield) =
+                if bitfields { (raw & 0x00ff_ffff, raw >> 24 != 0) } else { (raw, false) };
+            if member_name == name && !is_bitfield {
+                return Ok(Some((offset, member_type)));
+            }
+            if member_name.is_empty()
+                && let Some((inner, found)) = self.member(member_type, name, depth + 1)?
+            {
+                return Ok(offset.checked_add(inner).map(|bits| (bits, found)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Record of a type, modifiers and typedefs looked through.
+    fn resolve(&self, id: u32) -> Result<Option<usize>, BtfError> {
+        let mut id = id;
+        for _ in 0..MAX_NESTING {
+            let Some(&at) = (id as usize).checked_sub(1).and_then(|index| self.types.get(index)) else {
+                return Ok(None);
+            };
+            if !TRANSPARENT.contains(&self.info(at)?.0) {
+                return Ok(Some(at));
+            }
+            id = u32_at(self.data, at + 8)?;
+        }
+        Ok(None)
+    }
+
+    fn info(&self, at: usize) -> Result<(u32, usize), BtfError> {
+        let info = u32_at(self.data, at + 4)?;
+        Ok(((info >> 24) & 0x1f, (info & 0xffff) as usize))
+    }
+
+    fn string(&self, offset: u32) -> Result<&'a [u8], BtfError> {
+        let start = self.strings + offset as usize;
+        let rest = self.data.get(start..).ok_or(BtfError::Malformed(start))?;
+        let end = rest.iter().position(|byte| *byte == 0).ok_or(BtfError::Malformed(start))?;
+        Ok(&rest[..end])
+    }
+}
+
+fn u32_at(data: &[u8], at: usize) -> Result<u32, BtfError> {
+    at.checked_add(4)
+        .and_then(|end| data.get(at..end))
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u32::from_le_bytes)
+        .ok_or(BtfError::Malformed(at))
+}
+
+/// Offsets of all fields the programs need.
+///
+/// # Errors
+/// The first field that is missing.
+pub fn kernel_offsets(btf: &[u8]) -> Result<Vec<(&'static KernelField, u32)>, BtfError> {
+    let index = BtfIndex::parse(btf)?;
+    KERNEL_FIELDS.iter().map(|field| Ok((field, index.offset_of(field.container, field.member)?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `struct a { int x; union { struct { int y; int z; }; }; const b_t in; }; struct b { int v; int w:3; }`
+    fn sample() -> Vec<u8> {
+        let strings = b"\0int\0a\0x\0y\0z\0in\0b\0v\0w\0b_t\0";
+        let name = |wanted: &str| {
+            let needle = [b"\0", wanted.as_bytes(), b"\0"].concat();
+            strings.windows(needle.len()).position(|window| window == needle).unwrap() as u32 + 1
+        };
+        let info = |kind: u32, vlen: u32, flag: u32| flag << 31 | kind << 24 | vlen;
+        let mut types: Vec<u32> = Vec::new();
+        types.extend([name("int"), info(1, 0, 0), 4, 0x0100_0020]); // 1
+        types.extend([0, info(4, 2, 0), 8, name("y"), 1, 0, name("z"), 1, 32]); // 2
+        types.extend([0, info(5, 1, 0), 8, 0, 2, 0]); // 3
+        types.extend([name("b"), info(4, 2, 1), 8, name("v"), 1, 32, name("w"), 1, 3 << 24 | 64]); // 4
+        types.extend([name("b_t"), info(8, 0, 0), 4]); // 5
+        types.extend([0, info(10, 0, 0), 5]); // 6
+        types.extend([name("a"), info(4, 3, 0), 24, name("x"), 1, 0, 0, 3, 64, name("in"), 6, 128]); // 7
+        let types: Vec<u8> = types.into_iter().flat_map(u32::to_le_bytes).collect();
+        let mut blob = Vec::new();
+        blob.extend(0x0001_eb9f_u32.to_le_bytes());
+        for word in [24, 0, types.len() as u32, types.len() as u32, strings.len() as u32] {
+            blob.extend(word.to_le_bytes());
+        }
+        blob.extend(types);
+        blob.extend(strings);
+        blob
+    }
+
+    #[test]
+    fn finds_members_through_anonymous_and_typedefs() {
+        let blob = sample();
+        let index = BtfIndex::parse(&blob).unwrap();
+        assert_eq!(index.offset_of("a", "x"), Ok(0));
+        assert_eq!(index.offset_of("a", "z"), Ok(12));
+        assert_eq!(index.offset_of("a", "in.v"), Ok(20));
+    }
+
+    #[test]
+    fn names_what_is_missing() {
+        let blob = sample();
+        let index = BtfIndex::parse(&blob).unwrap();
+        assert_eq!(index.offset_of("c", "x"), Err(BtfError::NoStruct("c".into())));
+        assert!(matches!(index.offset_of("a", "q"), Err(BtfError::NoMember { .. })));
+        assert!(
+            matches!(index.offset_of("b", "w"), Err(BtfError::NoMember { .. })),
+            "a bitfield has no byte offset"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn never_panics(cut in 0usize..400, at in 0usize..400, value: u8) {
+            let mut blob = sample();
+            if let Some(byte) = blob.get_mut(at) {
+                *byte = value;
+            }
+            blob.truncate(cut);
+            if let Ok(index) = BtfIndex::parse(&blob) {
+                let _ = index.offset_of("a", "in.v");
+                let _ = index.offset_of("a", "z");
+            }
+        }
+    }
+}
