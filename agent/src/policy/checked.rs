@@ -1,0 +1,64 @@
+//! A policy that has been checked: every rule is well-formed, every variable is put in. Only `check` makes one.
+
+use ipnet::IpNet;
+
+use super::image::RuleInfo;
+
+/// Whether denials are enforced.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Denials are enforced.
+    #[default]
+    Enforce,
+    /// Denials are reported as `would_deny`, and nothing is refused.
+    Audit,
+}
+
+/// A rule on paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathRule {
+    /// Absolute glob (`/usr/**`) or floating glob (`**/.env`), in the paths the workload sees, without `//`, `.` or `..`
+    /// and with braces already expanded: components are literals, `*`, `?` inside a component, and `**` alone.
+    pub pattern: String,
+    /// `ACCESS_*` bits, implications included (write and exec imply read).
+    pub access: u32,
+    /// Denies instead of allowing.
+    pub deny: bool,
+    /// Index into [`CheckedPolicy::rules`].
+    pub rule: u32,
+}
+
+/// A rule on destinations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NetRule {
+    /// Destination; host bits are zero.
+    pub prefix: IpNet,
+    /// Inclusive port ranges; any port is `[(0, 65535)]`.
+    pub ports: Vec<(u16, u16)>,
+    /// Applies to TCP.
+    pub tcp: bool,
+    /// Applies to UDP.
+    pub udp: bool,
+    /// Denies instead of allowing.
+    pub deny: bool,
+    /// Index into [`CheckedPolicy::rules`].
+    pub rule: u32,
+}
+
+/// What a policy comes to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckedPolicy {
+    /// Its name.
+    pub name: String,
+    /// Enforced or only reported.
+    pub mode: Mode,
+    /// Rules on paths.
+    pub paths: Vec<PathRule>,
+    /// Rules on destinations.
+    pub destinations: Vec<NetRule>,
+    /// What the user wrote, indexed by rule id.
+    pub rules: Vec<RuleInfo>,
+}
