@@ -21,6 +21,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("run_summary_names_flag", summary),
     ("run_enforce_events", || events("enforce", false)),
     ("run_audit_events", || events("audit", true)),
+    ("run_polices_nested_cgroup", super::survival::nested_cgroup),
+    ("run_killed_leaves_nothing_unpoliced", super::survival::killed),
     ("doctor_enforced", doctor),
 ];
 

@@ -3,6 +3,7 @@
 mod batch;
 mod lifecycle;
 mod listeners;
+mod survival;
 mod table;
 
 use std::io;
