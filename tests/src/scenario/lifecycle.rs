@@ -1,0 +1,131 @@
+//! What `stockade run` and `stockade doctor` promise about themselves.
+
+use std::fs;
+use std::io;
+use std::process::{Command, Output};
+
+use super::{Tally, Verdict};
+
+type Check = fn() -> Result<(), String>;
+
+const CHECKS: &[(&str, Check)] = &[
+    ("run_passes_exit_status", || status(&["sh", "-c", "exit 7"], 7)),
+    ("run_passes_signal_as_128_plus_n", || status(&["sh", "-c", "kill -TERM $$"], 143)),
+    ("run_unknown_command_is_127", || status(&["no-such-command"], 127)),
+    ("run_unexecutable_command_is_126", || status(&["/etc/passwd"], 126)),
+    ("run_bad_policy_is_2", bad_policy),
+    ("run_sets_no_new_privs", || prints("grep NoNewPrivs /proc/self/status", "1")),
+    ("run_closes_descriptors", descriptors),
+    ("run_kills_leftovers", leftovers),
+    ("run_removes_cgroup", cgroup_removed),
+    ("run_summary_names_flag", summary),
+    ("run_enforce_events", || events("enforce", false)),
+    ("run_audit_events", || events("audit", true)),
+    ("run_polices_nested_cgroup", super::survival::nested_cgroup),
+    ("run_killed_leaves_nothing_unpoliced", super::survival::killed),
+    ("doctor_enforced", doctor),
+];
+
+/// Runs every matching check.
+pub fn run(filter: &str, tally: &mut Tally) -> io::Result<()> {
+    fs::create_dir_all("/lifecycle/work")?;
+    fs::write("/lifecycle/secret", "content\n")?;
+    for (name, check) in CHECKS.iter().filter(|(name, _)| name.contains(filter)) {
+        tally.report(name, check().map_or_else(Verdict::Fail, |()| Verdict::Ok));
+    }
+    Ok(())
+}
+
+/// The one scenario for a kernel booted without the BPF LSM.
+pub fn without_lsm(tally: &mut Tally) {
+    tally
+        .report("run_refuses_without_lsm", status(&["true"], 3).map_or_else(Verdict::Fail, |()| Verdict::Ok));
+}
+
+fn stockade(flags: &[&str], command: &[&str]) -> Result<Output, String> {
+    let mut run = Command::new("stockade");
+    run.args(["run", "--workspace", "/lifecycle/work"]).args(flags).arg("--").args(command);
+    run.output().map_err(|e| format!("cannot start stockade: {e}"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn ensure(truth: bool, why: impl FnOnce() -> String) -> Result<(), String> {
+    if truth { Ok(()) } else { Err(why()) }
+}
+
+fn status(command: &[&str], expected: i32) -> Result<(), String> {
+    let output = stockade(&[], command)?;
+    ensure(output.status.code() == Some(expected), || format!("{}: {}", output.status, text(&output.stderr)))
+}
+
+fn prints(script: &str, expected: &str) -> Result<(), String> {
+    let output = stockade(&["--allow-read=/proc/**"], &["sh", "-c", script])?;
+    let printed = text(&output.stdout);
+    ensure(printed.contains(expected), || format!("printed {printed:?}: {}", text(&output.stderr)))
+}
+
+fn bad_policy() -> Result<(), String> {
+    let file = "/lifecycle/bad.toml";
+    fs::write(file, "surely = not a policy [\n").map_err(|e| e.to_string())?;
+    let output = stockade(&["--policy", file], &["true"])?;
+    let message = text(&output.stderr);
+    ensure(output.status.code() == Some(2), || format!("{}: {message}", output.status))?;
+    ensure(message.contains("bad.toml"), || format!("the message does not name the file: {message}"))
+}
+
+fn descriptors() -> Result<(), String> {
+    let script =
+        "exec 9</lifecycle/secret; stockade run --workspace /lifecycle/work -- \"$0\" inherited-fd 9";
+    let attempt = super::batch::attempt().map_err(|e| e.to_string())?;
+    let output = Command::new("sh").args(["-c", script, &attempt]).output().map_err(|e| e.to_string())?;
+    ensure(text(&output.stdout).trim() == "error EBADF", || text(&output.stdout) + &text(&output.stderr))
+}
+
+/// A background child must not outlive the run: its mark must not appear afterwards.
+fn leftovers() -> Result<(), String> {
+    let script = "(sleep 2; echo late > /lifecycle/work/late) >/dev/null 2>&1 & echo started";
+    let output = stockade(&[], &["sh", "-c", script])?;
+    ensure(text(&output.stdout).contains("started"), || text(&output.stderr))?;
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    ensure(!fs::exists("/lifecycle/work/late").unwrap_or(true), || "a child outlived the run".into())
+}
+
+fn cgroup_removed() -> Result<(), String> {
+    let output = stockade(&["--allow-read=/proc/**"], &["sh", "-c", "cat /proc/self/cgroup"])?;
+    let printed = text(&output.stdout);
+    let path = printed.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+    ensure(path != "/", || format!("not in a cgroup of its own: {printed:?} {}", text(&output.stderr)))?;
+    ensure(!fs::exists(format!("/sys/fs/cgroup{path}")).unwrap_or(true), || format!("{path} is still there"))
+}
+
+fn summary() -> Result<(), String> {
+    let output = stockade(&[], &["sh", "-c", "cat /lifecycle/secret"])?;
+    let message = text(&output.stderr);
+    ensure(message.contains("--allow-read") && message.contains("/lifecycle/secret"), || message)
+}
+
+/// The open of a file outside the workspace, as told by the events.
+fn events(mode: &str, works: bool) -> Result<(), String> {
+    let file = format!("/lifecycle/{mode}.jsonl");
+    let output = stockade(&["--mode", mode, "--events", &file], &["sh", "-c", "cat /lifecycle/secret"])?;
+    ensure(output.status.success() == works, || format!("{}: {}", output.status, text(&output.stderr)))?;
+    let lines = fs::read_to_string(&file).map_err(|e| format!("{file}: {e}"))?;
+    let mut seen = false;
+    for line in lines.lines() {
+        let event: serde_json::Value = serde_json::from_str(line).map_err(|e| format!("{line}: {e}"))?;
+        ensure(event["schema"] == "stockade/event/v1", || format!("wrong schema: {line}"))?;
+        // Audit mode must say that it would have denied; enforcement, that it did.
+        let word = if works { "would_deny" } else { "denied" };
+        seen |= line.contains("/lifecycle/secret") && line.contains(word);
+    }
+    ensure(seen, || format!("no denial of the secret in: {lines}"))
+}
+
+fn doctor() -> Result<(), String> {
+    let output = Command::new("stockade").arg("doctor").output().map_err(|e| e.to_string())?;
+    let report = text(&output.stdout);
+    ensure(output.status.success() && report.contains("ENFORCED"), || format!("{}: {report}", output.status))
+}

@@ -1,0 +1,69 @@
+//! Policing that must last: in nested cgroups, and after the death of `stockade run`.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+/// A policed shell that says its pid and waits for a line before it reaches for the secret.
+struct Waiting {
+    run: Child,
+    pid: String,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+fn start(script: &str) -> io::Result<Waiting> {
+    let script = format!("echo $$; read go; {script}");
+    let mut run = Command::new("stockade")
+        .args(["run", "--workspace", "/lifecycle/work", "--allow-read=/proc/**", "--", "sh", "-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let (Some(input), Some(output)) = (run.stdin.take(), run.stdout.take()) else {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    };
+    let mut output = BufReader::new(output);
+    let mut pid = String::new();
+    output.read_line(&mut pid)?;
+    Ok(Waiting { run, pid: pid.trim().to_owned(), input, output })
+}
+
+/// A process moved into a child cgroup made after the start is still policed.
+pub fn nested_cgroup() -> Result<(), String> {
+    let printed = nested().map_err(|e| e.to_string())?;
+    if printed.contains("/nested") && !printed.contains("content") { Ok(()) } else { Err(printed) }
+}
+
+fn nested() -> io::Result<String> {
+    let mut waiting = start("cat /proc/self/cgroup; cat /lifecycle/secret")?;
+    let cgroup = fs::read_to_string(format!("/proc/{}/cgroup", waiting.pid))?;
+    let path = cgroup.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or_default();
+    let nested = format!("/sys/fs/cgroup{path}/nested");
+    fs::create_dir(&nested)?;
+    fs::write(format!("{nested}/cgroup.procs"), &waiting.pid)?;
+    waiting.input.write_all(b"go\n")?;
+    let mut printed = String::new();
+    waiting.output.read_to_string(&mut printed)?;
+    waiting.run.wait()?;
+    Ok(printed)
+}
+
+/// What outlives a killed `stockade run` is policed still, or dead.
+pub fn killed() -> Result<(), String> {
+    let leaked = kill_nine().map_err(|e| e.to_string())?;
+    if leaked { Err("a survivor read the secret".into()) } else { Ok(()) }
+}
+
+fn kill_nine() -> io::Result<bool> {
+    let mut waiting = start("cat /lifecycle/secret > /lifecycle/work/leaked")?;
+    waiting.run.kill()?;
+    waiting.run.wait()?;
+    sleep(Duration::from_millis(500));
+    // The survivor may be dead already: then nobody reads this.
+    let _ = waiting.input.write_all(b"go\n");
+    sleep(Duration::from_secs(1));
+    Ok(fs::read_to_string("/lifecycle/work/leaked").is_ok_and(|text| !text.is_empty()))
+}

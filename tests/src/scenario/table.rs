@@ -1,0 +1,86 @@
+//! The scenarios over single operations.
+
+/// One operation that must be denied, allowed by its twin, and allowed outside.
+///
+/// In `op`, `{file}` is a file outside the workspace, `{new}` a free name beside it, `{dir}` their
+/// directory, `{empty}` an empty directory there, `{program}` a program there, `{work}` the
+/// workspace and `{port}` the listeners' port.
+pub struct Scenario {
+    pub name: &'static str,
+    pub op: &'static str,
+    /// Some rule can allow it; the rest is refused to a policed process whatever its rules.
+    pub twin: bool,
+    /// Only root can do it even outside.
+    pub root_only: bool,
+}
+
+const fn rule(name: &'static str, op: &'static str) -> Scenario {
+    Scenario { name, op, twin: true, root_only: false }
+}
+
+const fn never(name: &'static str, op: &'static str) -> Scenario {
+    Scenario { name, op, twin: false, root_only: false }
+}
+
+const fn root(name: &'static str, op: &'static str) -> Scenario {
+    Scenario { name, op, twin: false, root_only: true }
+}
+
+pub const SCENARIOS: &[Scenario] = &[
+    rule("file_read", "read-open {file}"),
+    rule("file_write", "write-open {file}"),
+    rule("file_read_write", "rdwr-open {file}"),
+    rule("file_append", "append {file}"),
+    rule("file_open_truncate", "trunc-open {file}"),
+    rule("file_create", "create {new}"),
+    rule("file_openat_dirfd", "openat-dirfd {dir} file"),
+    rule("file_openat2", "openat2 {file}"),
+    rule("file_relative", "relative {file}"),
+    rule("file_opath_reopen", "opath-reopen {file}"),
+    rule("file_proc_self_fd", "proc-self-fd {file}"),
+    rule("file_proc_self_root", "proc-self-root {file}"),
+    rule("file_symlink_open", "symlink-open {work} {file}"),
+    never("file_hardlink_open", "hardlink-open {work} {file}"),
+    rule("file_rename_into", "rename-into {work} {file}"),
+    root("file_handle_open", "handle-open {file}"),
+    rule("file_io_uring_open", "io_uring-open {file}"),
+    rule("file_io_uring_sqpoll_open", "io_uring-open-sqpoll {file}"),
+    never("file_userns_bind", "userns-bind {work} {file}"),
+    never("file_userns_overlay", "userns-overlay {work} {file}"),
+    root("file_bind", "bind {work} {file}"),
+    root("file_open_tree_clone", "open_tree-clone {file}"),
+    root("file_chroot_open", "chroot-open {file}"),
+    rule("change_unlink", "unlink {file}"),
+    rule("change_rename", "rename {file} {new}"),
+    rule("change_mkdir", "mkdir {new}"),
+    rule("change_rmdir", "rmdir {empty}"),
+    rule("change_symlink", "symlink {file} {new}"),
+    rule("change_link", "link {file} {new}"),
+    rule("change_chmod", "chmod {file}"),
+    rule("change_chown", "chown {file}"),
+    rule("change_truncate", "truncate {file}"),
+    root("change_mknod_block", "mknod-block {new}"),
+    rule("exec_path", "exec {program}"),
+    rule("exec_execveat_fd", "execveat-fd {program}"),
+    never("exec_memfd", "memfd-exec {program}"),
+    rule("net_tcp4", "tcp4 127.0.0.1 {port}"),
+    rule("net_tcp6", "tcp6 ::1 {port}"),
+    rule("net_tcp4_mapped", "tcp4-mapped 127.0.0.1 {port}"),
+    rule("net_tcp_fastopen", "tcp-fastopen 127.0.0.1 {port}"),
+    rule("net_tcp_fastopen_connect", "tcp-fastopen-connect 127.0.0.1 {port}"),
+    rule("net_mptcp", "mptcp 127.0.0.1 {port}"),
+    rule("net_zero", "zero {port}"),
+    rule("net_udp4", "udp4 127.0.0.1 {port}"),
+    rule("net_udp4_connected", "udp4-connected 127.0.0.1 {port}"),
+    rule("net_udp6", "udp6 ::1 {port}"),
+    rule("net_udp6_mapped", "udp6-mapped 127.0.0.1 {port}"),
+    rule("net_udp_unspec", "udp-unspec 127.0.0.1 {port}"),
+    rule("net_sendmmsg", "sendmmsg 127.0.0.1 {port}"),
+    rule("net_io_uring_connect", "io_uring-connect 127.0.0.1 {port}"),
+    rule("net_io_uring_sqpoll_connect", "io_uring-connect-sqpoll 127.0.0.1 {port}"),
+    root("socket_raw_icmp", "raw-icmp"),
+    root("socket_packet", "packet"),
+    never("socket_vsock", "vsock"),
+    never("socket_alg", "alg"),
+    root("escape_cgroup", "into-cgroup /sys/fs/cgroup"),
+];
