@@ -1,3 +1,57 @@
-//! Development tasks.
+//! Development tasks: `cargo xtask VERB`. One file a verb, or a part of the guest.
 
-fn main() {}
+mod apt;
+mod build;
+mod command;
+mod guest;
+mod initramfs;
+mod kernels;
+mod setup;
+mod test;
+mod vm;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Stockade's development tasks")]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Bring a bare Debian machine to where everything builds.
+    Setup,
+    /// Build the eBPF object only.
+    BuildEbpf {
+        /// With kernel-side log lines.
+        #[arg(long)]
+        debug_log: bool,
+    },
+    /// Build everything: the eBPF object, then the one binary that carries it.
+    Build,
+    /// Run a command as root inside other kernels.
+    Vm(vm::Args),
+    /// Run all tests: on the host, then in guests.
+    Test(test::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().verb {
+        Verb::Setup => setup::run().map(|()| 0),
+        Verb::BuildEbpf { debug_log } => build::ebpf(debug_log).map(|()| 0),
+        Verb::Build => build::all().map(|_| 0),
+        Verb::Vm(args) => vm::run(&args),
+        Verb::Test(args) => test::run(&args),
+    };
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! `build-ebpf` and `build`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{command, setup};
+
+const FLAGS: [&str; 5] =
+    ["--cfg", "bpf_target_arch=\"x86_64\"", "-Cdebuginfo=2", "-Clink-arg=--btf", "-Ctarget-cpu=v3"];
+
+/// Which compiler has a `core` for BPF.
+enum Toolchain {
+    /// Debian's, with a ready-made one.
+    Debian,
+    /// rustup's nightly, which builds it from rust-src.
+    Nightly,
+}
+
+fn toolchain() -> Result<Toolchain> {
+    if setup::debian_bpf_std() && Path::new("/usr/bin/rustc").exists() && Path::new("/usr/bin/cargo").exists()
+    {
+        return Ok(Toolchain::Debian);
+    }
+    let sysroot = Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]).output();
+    let has_source = sysroot.ok().filter(|output| output.status.success()).is_some_and(|output| {
+        Path::new(String::from_utf8_lossy(&output.stdout).trim())
+            .join("lib/rustlib/src/rust/library")
+            .exists()
+    });
+    if has_source {
+        return Ok(Toolchain::Nightly);
+    }
+    bail!(
+        "no compiler with a `core` for BPF: run `cargo xtask setup` on Debian 12, or elsewhere \
+         `rustup toolchain install nightly --component rust-src`"
+    )
+}
+
+/// Builds `target/bpf/stockade.o`.
+pub fn ebpf(debug_log: bool) -> Result<()> {
+    let root = command::root();
+    let linker = setup::bpf_linker()?;
+    if !linker.exists() {
+        bail!("bpf-linker is missing: run `cargo xtask setup`");
+    }
+    let target = root.join("target/ebpf");
+    let mut cargo = match toolchain()? {
+        Toolchain::Debian => {
+            let mut cargo = Command::new("/usr/bin/cargo");
+            // aya-ebpf and one exchange instruction of ours need a feature gate, asm on BPF.
+            cargo.env("RUSTC", "/usr/bin/rustc").env("RUSTC_BOOTSTRAP", "1").arg("build");
+            cargo
+        }
+        Toolchain::Nightly => {
+            let mut cargo = Command::new("rustup");
+            cargo.args(["run", "nightly", "cargo", "build", "-Z", "build-std=core"]);
+            cargo
+        }
+    };
+    let linker_flag = format!("-Clinker={}", linker.display());
+    let flags = FLAGS.into_iter().chain([linker_flag.as_str()]).collect::<Vec<_>>().join("\x1f");
+    cargo
+        .current_dir(root.join("agent-ebpf"))
+        .args(["--quiet", "--locked", "--release", "--target", "bpfel-unknown-none"])
+        .env("CARGO_TARGET_DIR", &target)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags);
+    // What the calling cargo set up for its own toolchain would mislead this one.
+    for name in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTC_WRAPPER", "RUSTDOC", "RUSTFLAGS", "LD_LIBRARY_PATH"] {
+        cargo.env_remove(name);
+    }
+    if debug_log {
+        cargo.args(["--features", "debug-log"]);
+    }
+    command::run(&mut cargo).context("building the eBPF programs")?;
+    let object = root.join("target/bpf/stockade.o");
+    fs::create_dir_all(root.join("target/bpf"))?;
+    fs::copy(target.join("bpfel-unknown-none/release/stockade"), &object)
+        .with_context(|| format!("copying to {}", object.display()))?;
+    Ok(())
+}
+
+/// Where [`all`] leaves the agent.
+pub fn agent() -> PathBuf {
+    command::root().join("target/release/stockade")
+}
+
+/// Builds the object and the binary that carries it.
+pub fn all() -> Result<PathBuf> {
+    setup::ensure_build()?;
+    println!("building the eBPF programs");
+    ebpf(false)?;
+    println!("building stockade");
+    command::run(command::cargo().args([
+        "build",
+        "--quiet",
+        "--locked",
+        "--release",
+        "--package",
+        "stockade",
+        "--features",
+        "embedded-bpf",
+    ]))?;
+    println!("built {}", agent().display());
+    Ok(agent())
+}

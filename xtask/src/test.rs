@@ -1,0 +1,187 @@
+//! `test`: on the host, then in one guest a kernel. Ends with a line of the counts.
+
+use std::{
+    io::{self, Write},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::{build, command, guest::Guest, kernels, setup, vm};
+
+/// `cargo xtask test`.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Kernel line; can be given more than once.
+    #[arg(long = "kernel", value_parser = kernels::LINES)]
+    kernels: Vec<String>,
+    /// Every kernel of the matrix.
+    #[arg(long, conflicts_with = "kernels")]
+    all_kernels: bool,
+    /// Only what needs no guest.
+    #[arg(long)]
+    host_only: bool,
+    /// Only tests whose name contains this.
+    filter: Option<String>,
+}
+
+#[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
+struct Counts {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+impl Counts {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+/// Runs everything asked for.
+pub fn run(args: &Args) -> Result<u8> {
+    let mut total = host(args.filter.as_deref())?;
+    if !args.host_only {
+        setup::ensure_guest()?;
+        let lines: Vec<&str> = match (args.all_kernels, args.kernels.is_empty()) {
+            (true, _) => kernels::LINES.to_vec(),
+            (false, true) => vec!["6.1", "6.12"],
+            (false, false) => args.kernels.iter().map(String::as_str).collect(),
+        };
+        guests(&lines, args.filter.as_deref(), &mut total)?;
+    }
+    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
+    Ok(u8::from(total.failed > 0 || total.passed == 0))
+}
+
+/// Unit, snapshot and property tests: no BPF toolchain, no root.
+fn host(filter: Option<&str>) -> Result<Counts> {
+    let mut cargo = command::cargo();
+    cargo.args(["test", "--quiet", "--locked", "--workspace", "--no-fail-fast"]);
+    cargo.args(filter);
+    let output =
+        cargo.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("starting cargo test")?;
+    io::stdout().write_all(&output.stdout)?;
+    let mut counts = Counts::default();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        counts.add(cargo_line(line).unwrap_or_default());
+    }
+    if !output.status.success() && counts.failed == 0 {
+        println!("FAIL host: cargo test ended with {}", output.status);
+        counts.failed = 1;
+    }
+    Ok(counts)
+}
+
+/// `test result: ok. 3 passed; 0 failed; 1 ignored; ...`
+fn cargo_line(line: &str) -> Option<Counts> {
+    let rest = line.strip_prefix("test result: ")?;
+    let number = |word: &str| {
+        rest.split([';', '.'])
+            .find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok())
+            .unwrap_or(0)
+    };
+    Some(Counts { passed: number("passed"), failed: number("failed"), skipped: number("ignored") })
+}
+
+/// `3 passed, 0 failed, 1 skipped`
+fn scenarios_line(line: &str) -> Option<Counts> {
+    let mut numbers = line
+        .trim()
+        .split(", ")
+        .zip(["passed", "failed", "skipped"])
+        .map(|(part, word)| part.strip_suffix(word)?.trim().parse().ok());
+    let counts = Counts { passed: numbers.next()??, failed: numbers.next()??, skipped: numbers.next()?? };
+    Some(counts)
+}
+
+fn guests(lines: &[&str], filter: Option<&str>, total: &mut Counts) -> Result<()> {
+    build::all()?;
+    command::run(command::cargo().args([
+        "build",
+        "--quiet",
+        "--locked",
+        "--release",
+        "--package",
+        "stockade-tests",
+    ]))?;
+    let payload = tempfile::tempdir()?;
+    for program in ["scenarios", "attempt"] {
+        let from = command::root().join("target/release").join(program);
+        std::fs::copy(&from, payload.path().join(program))
+            .with_context(|| format!("copying {}", from.display()))?;
+    }
+    let mut words = vec!["scenarios".to_owned()];
+    words.extend(filter.map(str::to_owned));
+    for line in lines {
+        total.add(guest(line, payload.path(), &words)?);
+    }
+    Ok(())
+}
+
+fn guest(line: &str, payload: &Path, words: &[String]) -> Result<Counts> {
+    let kernel = kernels::find(line, false)?;
+    println!("== scenarios on {}", kernel.version);
+    let guest = Guest {
+        kernel: &kernel,
+        payload: &[payload.to_path_buf()],
+        programs: &[build::agent()],
+        modules: &[],
+        append: "",
+        timeout: Duration::from_secs(900),
+        icount: false,
+        command: words,
+    };
+    let mut output = Tee(Vec::new());
+    let status = vm::report(guest.run(&mut output)?, &kernel.version);
+    let text = String::from_utf8_lossy(&output.0).into_owned();
+    let mut counts = text.lines().rev().find_map(scenarios_line).unwrap_or_default();
+    if counts.failed == 0 && (status != 0 || counts.passed == 0) {
+        println!("FAIL {}: the scenarios ended with {status} after {} passed", kernel.version, counts.passed);
+        counts.failed += 1;
+    }
+    Ok(counts)
+}
+
+/// Prints what it keeps, but for the guest's own line of counts: there is one such line, at the end.
+struct Tee(Vec<u8>);
+
+impl Write for Tee {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut seen = self.0.iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1);
+        self.0.extend_from_slice(bytes);
+        while let Some(length) = self.0[seen..].iter().position(|byte| *byte == b'\n') {
+            let line = String::from_utf8_lossy(&self.0[seen..seen + length]).into_owned();
+            match scenarios_line(&line) {
+                Some(_) => println!("in this guest: {line}"),
+                None => println!("{line}"),
+            }
+            seen += length + 1;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_counted() {
+        let line = "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.1s";
+        assert_eq!(cargo_line(line), Some(Counts { passed: 3, failed: 1, skipped: 2 }));
+        assert_eq!(
+            scenarios_line("12 passed, 0 failed, 3 skipped"),
+            Some(Counts { passed: 12, failed: 0, skipped: 3 })
+        );
+        assert_eq!(scenarios_line("ok 12 passed"), None);
+    }
+}
