@@ -1,4 +1,13 @@
 //! Policies: parsed, checked and compiled to a [`image::MapImage`]. Pure: no kernel, no clock, no root.
 
+pub mod automaton;
+pub mod check;
 pub mod checked;
+pub mod compile;
+pub mod diagnostic;
+pub mod globs;
 pub mod image;
+pub mod mounts;
+pub mod parse;
+pub mod ports;
+pub mod rule;

@@ -1,0 +1,319 @@
+//! [`Policy`] and command-line rules to [`CheckedPolicy`].
+
+use std::path::{Path, PathBuf};
+
+use stockade_common::file::{ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE};
+use toml::Spanned;
+
+use super::{
+    checked::{CheckedPolicy, Mode, NetRule, PathRule},
+    diagnostic::{Diagnostic, Diagnostics},
+    image::RuleInfo,
+    parse::{self, Policy, Source},
+    rule::{self, Refusal},
+};
+
+const BASE: &str = include_str!("profiles/base.toml");
+/// Built-in profiles.
+const PROFILES: [&str; 1] = ["base"];
+const ALL: u32 = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC;
+
+/// What comes from the command line.
+#[derive(Debug, Clone, Default)]
+pub struct Overlay {
+    /// `${workspace}`: may be read, changed and executed below.
+    pub workspace: Option<PathBuf>,
+    /// `--allow-net`.
+    pub allow_net: Vec<String>,
+    /// `--deny-net`.
+    pub deny_net: Vec<String>,
+    /// `--allow-read`.
+    pub allow_read: Vec<String>,
+    /// `--allow-write`.
+    pub allow_write: Vec<String>,
+    /// `--allow-exec`.
+    pub allow_exec: Vec<String>,
+    /// `--deny-read`.
+    pub deny_read: Vec<String>,
+    /// `--deny-write`.
+    pub deny_write: Vec<String>,
+    /// `--deny-exec`.
+    pub deny_exec: Vec<String>,
+    /// `--deny-file`.
+    pub deny_file: Vec<String>,
+    /// The command's own file, and the interpreters it names.
+    pub command: Vec<PathBuf>,
+    /// `--mode`.
+    pub mode: Option<Mode>,
+    /// `${home}`.
+    pub home: Option<PathBuf>,
+    /// `${user}`.
+    pub user: Option<String>,
+}
+
+struct Checker<'a> {
+    overlay: &'a Overlay,
+    policy: CheckedPolicy,
+    problems: Vec<Diagnostic>,
+}
+
+/// Checks every rule. The profile `base` is always part of the result.
+///
+/// # Errors
+/// Every rule that is refused, with its place and a suggestion.
+pub fn check(policy: Option<(&Source, &Policy)>, overlay: &Overlay) -> Result<CheckedPolicy, Diagnostics> {
+    let mut checker = Checker { overlay, policy: CheckedPolicy::default(), problems: Vec::new() };
+    let base = Source { name: "profile base".into(), text: BASE.into() };
+    checker.file(&base, &parse::parse(&base)?);
+    checker.policy.name = "command line".into();
+    if let Some((source, policy)) = policy {
+        checker.extends(source, policy);
+        checker.file(source, policy);
+        checker.policy.name = policy.name.clone().unwrap_or_else(|| source.name.clone());
+        checker.policy.mode = policy.mode.unwrap_or_default();
+    }
+    checker.command_line();
+    if let Some(mode) = overlay.mode {
+        checker.policy.mode = mode;
+    }
+    if checker.problems.is_empty() { Ok(checker.policy) } else { Err(Diagnostics(checker.problems)) }
+}
+
+impl Checker<'_> {
+    fn extends(&mut self, source: &Source, policy: &Policy) {
+        for name in &policy.extends {
+            let text = name.get_ref();
+            if !PROFILES.contains(&text.as_str()) {
+                let refusal = Refusal {
+                    message: format!("there is no profile {text:?}"),
+                    help: Some(format!("built in: {}", PROFILES.join(", "))),
+                };
+                self.problem(source, Some(name.span()), refusal);
+            }
+        }
+    }
+
+    fn file(&mut self, source: &Source, policy: &Policy) {
+        let Policy { version: _, name: _, mode: _, extends: _, network, files } = policy;
+        for (list, rules, deny) in
+            [("network.allow", &network.allow, false), ("network.deny", &network.deny, true)]
+        {
+            for spanned in rules {
+                self.spanned(source, spanned, list, |checker, text, id| checker.net(text, deny, id));
+            }
+        }
+        for (list, rules, access, deny) in [
+            ("files.read", &files.read, ACCESS_READ, false),
+            ("files.write", &files.write, ACCESS_READ | ACCESS_WRITE, false),
+            ("files.exec", &files.exec, ACCESS_READ | ACCESS_EXEC, false),
+            ("files.deny", &files.deny, ALL, true),
+        ] {
+            for spanned in rules {
+                self.spanned(source, spanned, list, |checker, text, id| checker.path(text, access, deny, id));
+            }
+        }
+    }
+
+    fn spanned(
+        &mut self,
+        source: &Source,
+        rule: &Spanned<String>,
+        list: &str,
+        add: impl FnOnce(&mut Self, &str, u32) -> Result<(), Refusal>,
+    ) {
+        let line = source.text[..rule.span().start].matches('\n').count() + 1;
+        let id = self.rule(rule.get_ref(), &format!("{}:{line}", source.name), list);
+        if let Err(refusal) = add(self, rule.get_ref(), id) {
+            self.problem(source, Some(rule.span()), refusal);
+        }
+    }
+
+    fn command_line(&mut self) {
+        let overlay = self.overlay;
+        for (flag, rules, deny) in
+            [("--allow-net", &overlay.allow_net, false), ("--deny-net", &overlay.deny_net, true)]
+        {
+            for text in rules {
+                self.flag(flag, text, "network", |checker, text, id| checker.net(text, deny, id));
+            }
+        }
+        for (flag, rules, access, deny) in [
+            ("--allow-read", &overlay.allow_read, ACCESS_READ, false),
+            ("--allow-write", &overlay.allow_write, ACCESS_READ | ACCESS_WRITE, false),
+            ("--allow-exec", &overlay.allow_exec, ACCESS_READ | ACCESS_EXEC, false),
+            ("--deny-read", &overlay.deny_read, ACCESS_READ, true),
+            ("--deny-write", &overlay.deny_write, ACCESS_WRITE, true),
+            ("--deny-exec", &overlay.deny_exec, ACCESS_EXEC, true),
+            ("--deny-file", &overlay.deny_file, ALL, true),
+        ] {
+            for text in rules {
+                self.flag(flag, text, "files", |checker, text, id| checker.path(text, access, deny, id));
+            }
+        }
+        if let Some(workspace) = &overlay.workspace {
+            self.literal("--workspace", workspace, "/**", ALL);
+        }
+        for file in &overlay.command {
+            self.literal("COMMAND", file, "", ACCESS_READ | ACCESS_EXEC);
+        }
+    }
+
+    fn flag(
+        &mut self,
+        flag: &str,
+        text: &str,
+        list: &str,
+        add: impl FnOnce(&mut Self, &str, u32) -> Result<(), Refusal>,
+    ) {
+        let id = self.rule(text, flag, list);
+        if let Err(refusal) = add(self, text, id) {
+            let source = Source { name: flag.into(), text: text.into() };
+            self.problem(&source, (!text.is_empty()).then_some(0..text.len()), refusal);
+        }
+    }
+
+    /// A path that is a name and no glob.
+    fn literal(&mut self, flag: &str, path: &Path, tail: &str, access: u32) {
+        let id = self.rule(&path.display().to_string(), flag, "files");
+        match path.to_str().filter(|text| text.starts_with('/') && !text.contains(['*', '?', '{', '}'])) {
+            Some(text) => self.policy.paths.push(PathRule {
+                pattern: format!("{}{tail}", text.trim_end_matches('/')),
+                access,
+                deny: false,
+                rule: id,
+            }),
+            None => {
+                let message = format!("{} cannot be written as a rule", path.display());
+                let help = Some("its name holds one of `*?{}` or is not UTF-8: rename it".to_owned());
+                self.problem(
+                    &Source { name: flag.into(), text: String::new() },
+                    None,
+                    Refusal { message, help },
+                );
+            }
+        }
+    }
+
+    fn rule(&mut self, text: &str, source: &str, list: &str) -> u32 {
+        self.policy.rules.push(RuleInfo { text: text.into(), source: source.into(), list: list.into() });
+        self.policy.rules.len() as u32 - 1
+    }
+
+    fn problem(&mut self, source: &Source, span: Option<std::ops::Range<usize>>, refusal: Refusal) {
+        let Refusal { message, help } = refusal;
+        self.problems.push(Diagnostic {
+            message,
+            source: source.name.clone(),
+            text: source.text.clone(),
+            span,
+            help,
+        });
+    }
+
+    fn net(&mut self, text: &str, deny: bool, id: u32) -> Result<(), Refusal> {
+        let rule::Destination { prefix, ports, tcp, udp } = rule::destination(text)?;
+        self.policy.destinations.push(NetRule { prefix, ports, tcp, udp, deny, rule: id });
+        Ok(())
+    }
+
+    fn path(&mut self, text: &str, access: u32, deny: bool, id: u32) -> Result<(), Refusal> {
+        for pattern in rule::path(&self.expand(text)?)? {
+            self.policy.paths.push(PathRule { pattern, access, deny, rule: id });
+        }
+        Ok(())
+    }
+
+    /// Puts variables in.
+    fn expand(&self, text: &str) -> Result<String, Refusal> {
+        let (mut out, mut rest) = (String::new(), text);
+        while let Some(start) = rest.find("${") {
+            let refusal = |message: String, help: &str| Refusal { message, help: Some(help.to_owned()) };
+            let Some(length) = rest[start..].find('}') else {
+                return Err(refusal("`${` without `}`".into(), "write `${workspace}`"));
+            };
+            let name = &rest[start + 2..start + length];
+            let value = match name {
+                "workspace" => self.overlay.workspace.as_deref().map(Path::to_str),
+                "home" => self.overlay.home.as_deref().map(Path::to_str),
+                "user" => self.overlay.user.as_deref().map(Some),
+                _ => {
+                    return Err(refusal(
+                        format!("no variable {name:?}"),
+                        "there are ${workspace}, ${home} and ${user}",
+                    ));
+                }
+            };
+            let Some(value) = value else {
+                return Err(refusal(format!("${{{name}}} has no value here"), "give --workspace DIR"));
+            };
+            let value = value.filter(|value| !value.contains(['*', '?', '{', '}', '[', ']', '\\']));
+            let Some(value) = value else {
+                return Err(refusal(
+                    format!("the value of ${{{name}}} holds a special character"),
+                    "rename it",
+                ));
+            };
+            out.push_str(&rest[..start]);
+            out.push_str(value);
+            rest = &rest[start + length + 1..];
+        }
+        out.push_str(rest);
+        Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn checked(text: &str) -> Result<CheckedPolicy, String> {
+        let source = Source { name: "p.toml".into(), text: text.into() };
+        let overlay = Overlay { workspace: Some("/ws".into()), ..Overlay::default() };
+        parse::parse(&source)
+            .and_then(|policy| check(Some((&source, &policy)), &overlay))
+            .map_err(|diagnostics| diagnostics.to_string())
+    }
+
+    #[test]
+    fn a_policy_is_checked() {
+        let policy =
+            checked("version = 1\nextends = [\"base\"]\n[files]\nwrite = [\"${workspace}/x/**\"]\n").unwrap();
+        assert!(
+            policy
+                .paths
+                .iter()
+                .any(|rule| rule.pattern == "/ws/x/**" && rule.access == ACCESS_READ | ACCESS_WRITE)
+        );
+        assert!(policy.rules.iter().any(|rule| rule.source == "p.toml:4"));
+    }
+
+    #[test]
+    fn problems_have_a_place_a_reason_and_a_suggestion() {
+        for (text, reason, help) in [
+            ("version = 1\n[network]\nallow = [\"1.2.3.4:70000\"]\n", "70000", "1 to 65535"),
+            ("version = 1\n[files]\nraed = []\n", "unknown field", "docs/policy.md"),
+            ("version = 1\nextends = [\"gti\"]\n", "no profile", "built in: base"),
+            ("version = 1\n[files]\nread = [\"etc\"]\n", "relative", "start it with"),
+            ("version = 1\n[files]\nread = [\"${nowhere}/x\"]\n", "no variable", "${home}"),
+            ("version = 2\n", "version 2", "version = 1"),
+        ] {
+            let message = checked(text).unwrap_err();
+            assert!(message.contains("p.toml"), "{message}");
+            assert!(message.contains(reason), "{message}");
+            assert!(message.contains(help), "{message}");
+        }
+        assert!(checked("version = \"one\"\n").is_err());
+        assert!(checked("version = 1\n[files\n").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_too_strange(text in ".{0,200}") {
+            let _ = checked(&text);
+            let _ = rule::path(&text);
+            let _ = rule::destination(&text);
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! From a checked policy and a mount table to kernel tables. Pure.
+
+use std::collections::BTreeMap;
+
+use stockade_common::{
+    file::{ACCESS_MOVE, ACCESS_READ, Accept, DEAD, FS_PROC, FS_STRICT_RENAME, FsEntry, STATE_MASK},
+    net::PORT_ALLOW,
+};
+
+use super::{
+    automaton::{self, AutomatonError, Pattern, Tables},
+    checked::{CheckedPolicy, PathRule},
+    globs::{Part, parts, regex, remainders},
+    image::MapImage,
+    mounts::MountTable,
+    ports,
+};
+
+/// Sizes of a compiled policy.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CompileStats {
+    /// Patterns after translation through the mounts.
+    pub patterns: usize,
+    /// Entries of each automaton table.
+    pub table_entries: usize,
+    /// Distinct outcomes.
+    pub accepts: usize,
+    /// Network prefixes.
+    pub prefixes: usize,
+}
+
+/// The policy cannot be compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The path rules do not fit.
+    #[error("{source} (the longest rule is {longest:?})")]
+    Paths {
+        /// Why.
+        source: AutomatonError,
+        /// A candidate to shorten.
+        longest: String,
+    },
+}
+
+#[derive(Default)]
+struct Filesystem {
+    anchored: Vec<Pattern>,
+    floating: Vec<Pattern>,
+    flags: u32,
+}
+
+/// Compiles a policy for what the mount table shows.
+///
+/// # Errors
+/// If the tables the kernel programs have are too small for it.
+pub fn compile(
+    policy: &CheckedPolicy,
+    mounts: &MountTable,
+) -> Result<(MapImage, CompileStats), CompileError> {
+    let mut filesystems = translate(policy, mounts);
+    let mut tables = Tables::default();
+    let mut image = MapImage { rules: policy.rules.clone(), ..MapImage::default() };
+    let mut stats = CompileStats::default();
+    for (dev, filesystem) in &mut filesystems {
+        let mut add = |patterns: &mut Vec<Pattern>| {
+            patterns.sort();
+            patterns.dedup();
+            stats.patterns += patterns.len();
+            tables.add(patterns).map_err(|source| CompileError::Paths { source, longest: longest(policy) })
+        };
+        let anchored = add(&mut filesystem.anchored)?;
+        let floating = add(&mut filesystem.floating)?;
+        let mut entry = FsEntry {
+            anchored,
+            floating,
+            anchored_self: DEAD,
+            floating_self: DEAD,
+            flags: filesystem.flags,
+            pad: 0,
+        };
+        if entry.flags & FS_PROC != 0 {
+            entry.anchored_self = tables.run(anchored, b"/self");
+            entry.floating_self = tables.run(floating, b"/self");
+        }
+        image.filesystems.push((*dev, entry));
+    }
+    (image.next, image.states, image.accepts) = (tables.next, tables.states, tables.accepts);
+    (image.prefixes, image.ports) = ports::compile(&policy.destinations);
+    stats.table_entries = image.next.len();
+    stats.accepts = image.accepts.len();
+    stats.prefixes = image.prefixes.len();
+    Ok((image, stats))
+}
+
+fn longest(policy: &CheckedPolicy) -> String {
+    policy.paths.iter().map(|rule| rule.pattern.clone()).max_by_key(String::len).unwrap_or_default()
+}
+
+/// All rules as patterns inside each filesystem they reach.
+fn translate(policy: &CheckedPolicy, mounts: &MountTable) -> BTreeMap<u32, Filesystem> {
+    let mut filesystems: BTreeMap<u32, Filesystem> = BTreeMap::new();
+    for mount in &mounts.mounts {
+        // A name that would read as a glob: leaving the mount out denies it.
+        if mount.root.iter().chain(&mount.point).any(|byte| b"*?".contains(byte)) {
+            continue;
+        }
+        let Ok(root) = std::str::from_utf8(&mount.root) else { continue };
+        let root = parts(root);
+        let point: Vec<&[u8]> =
+            mount.point.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
+        for rule in &policy.paths {
+            for (pattern, access) in expand(rule) {
+                for rest in remainders(&pattern, &point) {
+                    let filesystem = filesystems.entry(mount.dev).or_default();
+                    if mount.fs_type == "proc" {
+                        filesystem.flags |= FS_PROC;
+                    }
+                    if rule.deny && has_inner_any(&pattern) {
+                        filesystem.flags |= FS_STRICT_RENAME;
+                    }
+                    let floats = root.is_empty() && rest.first() == Some(&Part::Any);
+                    let whole: Vec<Part> = root.iter().chain(&rest).cloned().collect();
+                    let pattern = Pattern { regex: regex(&whole), access, deny: rule.deny, rule: rule.rule };
+                    if floats { &mut filesystem.floating } else { &mut filesystem.anchored }.push(pattern);
+                }
+            }
+        }
+    }
+    filesystems
+}
+
+/// A rule's own pattern, and those that follow from it.
+fn expand(rule: &PathRule) -> Vec<(Vec<Part>, u32)> {
+    let whole = parts(&rule.pattern);
+    let mut all = vec![(whole.clone(), rule.access)];
+    if let Some((Part::Any, parent)) = whole.split_last() {
+        // `X/**` also lists X; a denial covers X altogether, so that it can't be moved away either.
+        let access = if rule.deny { rule.access | ACCESS_MOVE } else { rule.access & ACCESS_READ };
+        all.push((parent.to_vec(), access));
+    }
+    if rule.deny {
+        for length in 1..whole.len() {
+            if whole[length - 1] != Part::Any {
+                all.push((whole[..length].to_vec(), ACCESS_MOVE));
+            }
+        }
+    }
+    all
+}
+
+/// A `**` that is neither first nor last.
+fn has_inner_any(pattern: &[Part]) -> bool {
+    pattern.first() != Some(&Part::Any)
+        && pattern.split_last().is_some_and(|(_, front)| front.contains(&Part::Any))
+}
+
+/// What an image says about a path inside a filesystem: (allowed bits, denied bits). As the kernel programs decide it.
+#[must_use]
+pub fn path_bits(image: &MapImage, dev: u32, path: &[u8]) -> Option<(u32, u32)> {
+    let entry = image.filesystems.iter().find(|(candidate, _)| *candidate == dev)?.1;
+    let accept = |start| -> Accept {
+        let state = automaton::run(&image.next, &image.states, start, path);
+        let index = (image.states[(state & STATE_MASK) as usize] >> 32) as usize;
+        image.accepts[index]
+    };
+    let (anchored, floating) = (accept(entry.anchored), accept(entry.floating));
+    Some((anchored.allow | floating.allow, anchored.deny | floating.deny))
+}
+
+/// A stable text form, for people and snapshots.
+#[must_use]
+pub fn dump(image: &MapImage) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::new();
+    for (index, rule) in image.rules.iter().enumerate() {
+        let _ = writeln!(out, "rule {index} {} {:?} ({})", rule.list, rule.text, rule.source);
+    }
+    for (dev, entry) in &image.filesystems {
+        let _ = writeln!(
+            out,
+            "filesystem {}:{} anchored {:#x} floating {:#x} self {:#x} {:#x} flags {}",
+            dev >> 20,
+            dev & 0xf_ffff,
+            entry.anchored,
+            entry.floating,
+            entry.anchored_self,
+            entry.floating_self,
+            entry.flags
+        );
+    }
+    for (index, accept) in image.accepts.iter().enumerate() {
+        let _ = writeln!(out, "accept {index} allow {:#x} deny {:#x}", accept.allow, accept.deny);
+    }
+    for (index, entry) in image.next.iter().enumerate().filter(|(_, entry)| **entry != 0) {
+        let _ = writeln!(out, "next {index} {:#x} -> {:#x}", entry >> 32, *entry as u32);
+    }
+    for (index, entry) in image.states.iter().enumerate().filter(|(_, entry)| **entry != u64::from(DEAD)) {
+        let _ = writeln!(out, "state {index} accept {} default {:#x}", entry >> 32, *entry as u32);
+    }
+    for (addr, length, run) in &image.prefixes {
+        let _ = writeln!(
+            out,
+            "prefix {}/{length} ports {}+{}",
+            std::net::Ipv6Addr::from(*addr),
+            run.first,
+            run.len
+        );
+    }
+    for (index, range) in image.ports.iter().enumerate() {
+        let verdict = if range.verdict == PORT_ALLOW { "allow" } else { "deny" };
+        let (low, high) = (range.low & 0xffff, range.high & 0xffff);
+        let _ = writeln!(
+            out,
+            "ports {index} {verdict} protocol {} {low}-{high} rule {}",
+            range.low >> 16,
+            range.rule
+        );
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use stockade_common::file::{ACCESS_EXEC, ACCESS_WRITE};
+
+    use super::*;
+    use crate::policy::globs;
+
+    const MOUNTS: &str = "21 1 8:1 / / rw - ext4 a rw\n22 21 0:5 / /proc rw - proc proc rw\n\
+                          23 21 8:2 /@home /home rw - btrfs b rw\n";
+    const ROOT: u32 = 8 << 20 | 1;
+    const HOME: u32 = 8 << 20 | 2;
+    const PROC: u32 = 5;
+
+    fn rule(pattern: &str, access: u32, deny: bool, rule: u32) -> PathRule {
+        PathRule { pattern: pattern.into(), access, deny, rule }
+    }
+
+    fn image(rules: Vec<PathRule>) -> MapImage {
+        let policy = CheckedPolicy { paths: rules, ..CheckedPolicy::default() };
+        compile(&policy, &MountTable::parse(MOUNTS.as_bytes()).unwrap()).unwrap().0
+    }
+
+    #[test]
+    fn rules_reach_through_mounts() {
+        let all = ACCESS_READ | ACCESS_WRITE;
+        let image = image(vec![
+            rule("/home/u/ws/**", all, false, 0),
+            rule("/usr/**", ACCESS_READ | ACCESS_EXEC, false, 1),
+            rule("**/.env", all, true, 2),
+            rule("/proc/self/maps", ACCESS_READ, false, 3),
+        ]);
+        let bits = |dev, path: &str| path_bits(&image, dev, path.as_bytes()).unwrap();
+        assert_eq!(bits(HOME, "/@home/u/ws/a/b"), (all, 0));
+        assert_eq!(
+            bits(HOME, "/@home/u/ws"),
+            (ACCESS_READ, 0),
+            "the workspace itself can be listed, not moved"
+        );
+        assert_eq!(bits(HOME, "/@home/u/ws-evil"), (0, 0));
+        assert_eq!(bits(HOME, "/@home/u/ws/a/.env"), (all, all));
+        assert_eq!(bits(HOME, "/home/u/ws/a"), (0, 0), "the name in the filesystem counts");
+        assert_eq!(bits(ROOT, "/usr/bin/x"), (ACCESS_READ | ACCESS_EXEC, 0));
+        assert_eq!(bits(ROOT, "/usr"), (ACCESS_READ, 0));
+        assert_eq!(path_bits(&image, 77, b"/x"), None);
+        let entry = image.filesystems.iter().find(|(dev, _)| *dev == PROC).unwrap().1;
+        assert_eq!(entry.flags & FS_PROC, FS_PROC);
+        let end = automaton::run(&image.next, &image.states, entry.anchored_self, b"/maps");
+        assert_ne!(image.states[(end & STATE_MASK) as usize] >> 32, 0);
+    }
+
+    #[test]
+    fn the_way_to_a_denial_cannot_be_moved() {
+        let image =
+            image(vec![rule("/ws/**", ACCESS_WRITE, false, 0), rule("/ws/a/b/**", ACCESS_READ, true, 1)]);
+        let denied = |path: &str| path_bits(&image, ROOT, path.as_bytes()).unwrap().1;
+        assert_eq!(denied("/ws/a"), ACCESS_MOVE);
+        assert_eq!(denied("/ws/a/b"), ACCESS_MOVE | ACCESS_READ);
+        assert_eq!(denied("/ws/c"), 0);
+    }
+
+    #[test]
+    fn thousands_of_rules_fit() {
+        let count = if cfg!(debug_assertions) { 500 } else { 10_000 };
+        let rules = (0..count)
+            .map(|n| rule(&format!("/srv/{n}/data-{}/**", n * 7919), ACCESS_READ, false, n))
+            .collect();
+        let image = image(rules);
+        assert_eq!(path_bits(&image, ROOT, b"/srv/3/data-23757/x"), Some((ACCESS_READ, 0)));
+        assert_eq!(path_bits(&image, ROOT, b"/srv/3/data-2375/x"), Some((0, 0)));
+    }
+
+    fn pattern() -> impl Strategy<Value = String> {
+        let part =
+            prop_oneof![Just("a"), Just("b"), Just("ab"), Just("*"), Just("a*"), Just("?"), Just("**")];
+        proptest::collection::vec(part, 1..5).prop_map(|parts| format!("/{}", parts.join("/")))
+    }
+
+    proptest! {
+        #[test]
+        fn tables_agree_with_the_plain_matcher(
+            patterns in proptest::collection::vec((pattern(), any::<bool>()), 1..8),
+            path in proptest::collection::vec(prop_oneof![Just("a"), Just("b"), Just("ab"), Just("c")], 1..6),
+        ) {
+            let rules: Vec<PathRule> = (0u32..).zip(&patterns)
+                .map(|(id, (pattern, deny))| rule(pattern, ACCESS_WRITE, *deny, id)).collect();
+            let image = image(rules);
+            let names: Vec<&[u8]> = path.iter().map(|name| name.as_bytes()).collect();
+            let expected = |deny: bool| patterns.iter().any(|(pattern, d)| {
+                let whole = parts(pattern);
+                // A denial of X/** covers X as well.
+                *d == deny && (globs::matches(&whole, &names)
+                    || (deny && whole.last() == Some(&Part::Any) && globs::matches(&whole[..whole.len() - 1], &names)))
+            });
+            let (allow, deny) = path_bits(&image, ROOT, format!("/{}", path.join("/")).as_bytes()).unwrap_or((0, 0));
+            prop_assert_eq!(allow & ACCESS_WRITE != 0, expected(false));
+            prop_assert_eq!(deny & ACCESS_WRITE != 0, expected(true));
+        }
+    }
+}

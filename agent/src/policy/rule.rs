@@ -1,0 +1,270 @@
+//! One rule string: a path glob, or a destination.
+
+use ipnet::IpNet;
+
+/// Why a rule string is refused, and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Reason.
+    pub message: String,
+    /// Suggestion.
+    pub help: Option<String>,
+}
+
+fn refuse<T>(message: impl Into<String>, help: impl Into<Option<&'static str>>) -> Result<T, Refusal> {
+    Err(Refusal { message: message.into(), help: help.into().map(str::to_owned) })
+}
+
+/// Longest glob, in bytes.
+pub const MAX_GLOB: usize = 1024;
+/// Most globs that braces may expand to.
+pub const MAX_ALTERNATIVES: usize = 64;
+
+/// A glob, braces expanded: absolute, or floating (`**/...`).
+///
+/// # Errors
+/// Empty, too large, relative, `.` or `..`, `**` in part of a component, unbalanced braces.
+pub fn path(text: &str) -> Result<Vec<String>, Refusal> {
+    if text.is_empty() {
+        return refuse("the glob is empty", "name a file, or a directory and all below it: \"/srv/data/**\"");
+    }
+    if text.len() > MAX_GLOB {
+        return refuse(
+            format!("the glob has {} bytes, {MAX_GLOB} are allowed", text.len()),
+            "shorten it with `**`",
+        );
+    }
+    if text.contains('\0') {
+        return refuse("a path holds no NUL byte", None);
+    }
+    let globs = braces(text)?;
+    globs.iter().map(|glob| normal(glob)).collect()
+}
+
+fn normal(glob: &str) -> Result<String, Refusal> {
+    let floating = glob.starts_with("**/");
+    if !glob.starts_with('/') && !floating {
+        return refuse(
+            format!("{glob:?} is a relative path"),
+            "start it with `/`, `${workspace}/` or `**/` (at any depth)",
+        );
+    }
+    let mut parts = Vec::new();
+    for part in glob.split('/').filter(|part| !part.is_empty()) {
+        match part {
+            "." | ".." => return refuse(format!("{part:?} in {glob:?}"), "write the path without it"),
+            "**" => {
+                if parts.last() != Some(&"**") {
+                    parts.push(part);
+                }
+            }
+            _ if part.contains("**") => {
+                return refuse(
+                    format!("`**` is part of {part:?}"),
+                    "`**` stands alone between slashes; `*` matches within a name",
+                );
+            }
+            _ if part.contains(['[', ']', '\\']) => {
+                return refuse(
+                    format!("{part:?}: only `*`, `?`, `**` and `{{a,b}}` are special"),
+                    "use `?` for the character",
+                );
+            }
+            _ => parts.push(part),
+        }
+    }
+    let joined = parts.join("/");
+    Ok(if floating { joined } else { format!("/{joined}") })
+}
+
+fn braces(text: &str) -> Result<Vec<String>, Refusal> {
+    let Some(open) = text.find('{') else {
+        if text.contains('}') {
+            return refuse("`}` without `{`", None);
+        }
+        return Ok(vec![text.to_owned()]);
+    };
+    let Some(length) = text[open..].find('}') else { return refuse("`{` without `}`", None) };
+    let (inner, rest) = (&text[open + 1..open + length], &text[open + length + 1..]);
+    if inner.contains('{') || text[..open].contains('}') {
+        return refuse("braces inside braces", "write the alternatives as separate rules");
+    }
+    let mut out = Vec::new();
+    for tail in braces(rest)? {
+        for alternative in inner.split(',') {
+            out.push(format!("{}{alternative}{tail}", &text[..open]));
+            if out.len() > MAX_ALTERNATIVES {
+                return refuse(
+                    format!("the braces stand for more than {MAX_ALTERNATIVES} globs"),
+                    "use `*` instead",
+                );
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// A destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Destination {
+    /// Addresses.
+    pub prefix: IpNet,
+    /// Inclusive ranges.
+    pub ports: Vec<(u16, u16)>,
+    /// TCP.
+    pub tcp: bool,
+    /// UDP.
+    pub udp: bool,
+}
+
+/// `host-or-prefix[:ports][/proto]`.
+///
+/// # Errors
+/// A host name (not yet), a bad prefix, host bits, a bad port or protocol.
+pub fn destination(text: &str) -> Result<Destination, Refusal> {
+    if text.is_empty() {
+        return refuse("the destination is empty", "write for example \"10.0.0.5:443\"");
+    }
+    if text.starts_with("unix:") {
+        return refuse(
+            "rules on unix sockets are not supported yet",
+            "sockets made inside the tag can be reached; others are denied",
+        );
+    }
+    if text.starts_with("loopback:") {
+        return refuse("`loopback:own` is not supported yet", "name the port: \"127.0.0.1:8080\"");
+    }
+    let (rest, tcp, udp) = match text.rsplit_once('/') {
+        Some((rest, "tcp")) => (rest, true, false),
+        Some((rest, "udp")) => (rest, false, true),
+        Some((_, other)) if !other.starts_with(|c: char| c.is_ascii_digit()) => {
+            return refuse(
+                format!("protocol {other:?} is not known"),
+                "`tcp` or `udp`; without one both are meant",
+            );
+        }
+        _ => (text, true, true),
+    };
+    let (host, ports) = split_ports(rest)?;
+    let ports = match ports {
+        None => vec![(0, u16::MAX)],
+        Some(list) => list.split(',').map(port_range).collect::<Result<_, _>>()?,
+    };
+    Ok(Destination { prefix: prefix(host)?, ports, tcp, udp })
+}
+
+/// Splits `host:ports`; an IPv6 host with ports stands in brackets.
+fn split_ports(rest: &str) -> Result<(&str, Option<&str>), Refusal> {
+    if let Some(inner) = rest.strip_prefix('[') {
+        let Some((host, tail)) = inner.split_once(']') else { return refuse("`[` without `]`", None) };
+        return match tail.strip_prefix(':') {
+            Some(ports) => Ok((host, Some(ports))),
+            None if tail.is_empty() => Ok((host, None)),
+            None => refuse(format!("{tail:?} behind `]`"), "ports follow as `]:443`"),
+        };
+    }
+    match rest.matches(':').count() {
+        0 => Ok((rest, None)),
+        1 => Ok(rest.split_once(':').map_or((rest, None), |(host, ports)| (host, Some(ports)))),
+        _ => Ok((rest, None)),
+    }
+}
+
+fn port_range(text: &str) -> Result<(u16, u16), Refusal> {
+    let port = |text: &str| match text.parse::<u32>() {
+        Ok(number @ 1..=65535) => Ok(number as u16),
+        Ok(number) => refuse(format!("port {number} does not exist"), "ports are 1 to 65535"),
+        Err(_) => refuse(format!("{text:?} is no port"), "write `443`, `8000-8100` or `80,443`"),
+    };
+    let (low, high) = match text.split_once('-') {
+        Some((low, high)) => (port(low)?, port(high)?),
+        None => (port(text)?, port(text)?),
+    };
+    if low > high {
+        return refuse(format!("the range {text} is reversed"), "write the lower port first");
+    }
+    Ok((low, high))
+}
+
+fn prefix(host: &str) -> Result<IpNet, Refusal> {
+    let net: IpNet = if let Ok(net) = host.parse() {
+        net
+    } else if let Ok(addr) = host.parse::<std::net::IpAddr>() {
+        addr.into()
+    } else if host.starts_with(|c: char| c.is_ascii_digit() || c == ':')
+        && !host.contains(|c: char| c.is_ascii_alphabetic() && !c.is_ascii_hexdigit())
+    {
+        return refuse(
+            format!("{host:?} is no address or prefix"),
+            "write for example 10.0.0.0/8, 192.0.2.7 or [2001:db8::/32]",
+        );
+    } else {
+        return refuse(
+            format!("{host:?} is a host name, and rules by name are not supported yet"),
+            "name the address or prefix",
+        );
+    };
+    let net = match net {
+        // An IPv4 address written as IPv6 is that IPv4 address.
+        IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.network().to_ipv4_mapped() {
+            Some(v4) => ipnet::Ipv4Net::new(v4, v6.prefix_len() - 96).map_or(net, IpNet::V4),
+            None => net,
+        },
+        _ => net,
+    };
+    if net.addr() != net.network() {
+        return Err(Refusal {
+            message: format!("{net} has bits set behind the prefix"),
+            help: Some(format!("write {}, or the address alone", net.trunc())),
+        });
+    }
+    Ok(net)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn why(result: Result<impl std::fmt::Debug, Refusal>) -> String {
+        result.unwrap_err().message
+    }
+
+    #[test]
+    fn globs_are_expanded_and_normalised() {
+        assert_eq!(path("/{lib,usr/lib}//x/**/**").unwrap(), ["/lib/x/**", "/usr/lib/x/**"]);
+        assert_eq!(path("**/.env").unwrap(), ["**/.env"]);
+    }
+
+    #[test]
+    fn bad_globs_say_why() {
+        assert!(why(path("")).contains("empty"));
+        assert!(why(path("etc/x")).contains("relative"));
+        assert!(why(path("/a/../b")).contains(".."));
+        assert!(why(path("/a**/b")).contains("`**` is part"));
+        assert!(why(path("/{a")).contains("without"));
+        assert!(why(path(&"/{a,b}".repeat(7))).contains("more than 64"));
+        assert!(why(path(&format!("/{}", "x".repeat(2000)))).contains("bytes"));
+    }
+
+    #[test]
+    fn destinations_are_read() {
+        let v6 = destination("[2001:db8::53]:53/udp").unwrap();
+        assert_eq!((v6.prefix.to_string().as_str(), v6.tcp, v6.udp), ("2001:db8::53/128", false, true));
+        let v4 = destination("10.0.0.0/8:80,8000-8100/tcp").unwrap();
+        assert_eq!((v4.prefix.to_string().as_str(), v4.ports), ("10.0.0.0/8", vec![(80, 80), (8000, 8100)]));
+        assert_eq!(destination("10.0.0.0/8").unwrap().prefix.to_string(), "10.0.0.0/8");
+        assert_eq!(destination("::1/128").unwrap().prefix.to_string(), "::1/128");
+        assert_eq!(destination("::ffff:192.0.2.1").unwrap().prefix.to_string(), "192.0.2.1/32");
+    }
+
+    #[test]
+    fn bad_destinations_say_why() {
+        assert!(why(destination("1.2.3.4:70000")).contains("70000"));
+        assert!(why(destination("1.2.3.4:9-8")).contains("reversed"));
+        assert!(why(destination("10.1.0.0/8")).contains("behind the prefix"));
+        assert!(why(destination("10.0.0.0/33")).contains("no address or prefix"));
+        assert!(why(destination("api.example.test:443")).contains("not supported yet"));
+        assert!(why(destination("unix:/run/x")).contains("not supported yet"));
+        assert!(why(destination("1.2.3.4:80/sctp")).contains("sctp"));
+    }
+}
