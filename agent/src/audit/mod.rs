@@ -1,1 +1,5 @@
-//! From ring-buffer records to audit events: decode, enrich, sinks.
+//! From ring-buffer records to audit events: decode, JSON, summary.
+
+pub mod decode;
+pub mod json;
+pub mod summary;
