@@ -1,3 +1,5 @@
 //! The `stockade` command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    stockade::cli::main().into()
+}

@@ -36,7 +36,7 @@ fn toolchain() -> Result<Toolchain> {
         return Ok(Toolchain::Nightly);
     }
     bail!(
-        "no compiler with a `core` for BPF: run `cargo xtask setup` on Debian 12, or elsewhere \
+        "no compiler with a `core` for BPF: run `cargo xtask setup` on Debian 12 or 13, or elsewhere \
          `rustup toolchain install nightly --component rust-src`"
     )
 }

@@ -16,8 +16,9 @@ const BPF_LINKER: &str = "0.13.0";
 const LLVM: &str = "22";
 
 /// (what shows that it is there, package)
-const BUILD_PACKAGES: [(&str, &str); 8] = [
+const BUILD_PACKAGES: [(&str, &str); 9] = [
     ("/usr/bin/cc", "gcc"),
+    ("/usr/bin/c++", "g++"),
     ("/usr/include/stdio.h", "libc6-dev"),
     ("/usr/bin/rustc", "rustc-web"),
     ("/usr/bin/cargo", "cargo-web"),

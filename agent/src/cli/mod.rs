@@ -1,1 +1,42 @@
 //! The command line: one file a verb.
+
+pub mod doctor;
+pub mod exit;
+pub mod host;
+pub mod policy;
+pub mod probe;
+pub mod run;
+
+use clap::{Parser, Subcommand};
+
+/// Holds a command to a default-deny policy for network and files, in the kernel.
+#[derive(Debug, Parser)]
+#[command(name = "stockade", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a command under a policy.
+    Run(Box<run::Args>),
+    /// Say what this host really enforces, proved by trying.
+    Doctor(doctor::Args),
+    /// Check and compile policy files.
+    #[command(subcommand)]
+    Policy(policy::PolicyVerb),
+    #[command(name = "__probe", hide = true)]
+    Probe,
+}
+
+/// Parses the command line and runs the verb; returns the exit code.
+#[must_use]
+pub fn main() -> u8 {
+    match Cli::parse().verb {
+        Verb::Run(args) => run::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
+        Verb::Policy(verb) => policy::run(&verb),
+        Verb::Probe => probe::child(),
+    }
+}

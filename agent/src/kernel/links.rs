@@ -111,8 +111,8 @@ impl PinnedDirectory {
         };
         fs::create_dir_all(path).map_err(failed("creating", path))?;
         let directory = Self { path: path.to_path_buf() };
-        for link in links {
-            let pin = path.join(link.name);
+        for (index, link) in links.iter().enumerate() {
+            let pin = path.join(format!("{index}-{}", link.name));
             link.pin(&pin).map_err(failed("pinning", &pin))?;
         }
         Ok(directory)

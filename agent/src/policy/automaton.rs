@@ -8,7 +8,7 @@ use regex_automata::{
     util::{primitives::StateID, start, syntax},
 };
 use stockade_common::{
-    file::{ACCESS_KINDS, Accept, DEAD, NO_RULE, STOP, next_entry, state_entry, step},
+    file::{ACCESS_KINDS, Accept, DEAD, STOP, next_entry, state_entry, step},
     limits::TABLE_ENTRIES,
 };
 
@@ -168,12 +168,11 @@ impl Tables {
             *mask |= pattern.access;
             for (kind, rule) in rules.iter_mut().enumerate().take(ACCESS_KINDS) {
                 if pattern.access & 1 << kind != 0 {
-                    // The lowest id, whatever the order: NO_RULE is the highest.
+                    // The lowest id, whatever the order.
                     *rule = pattern.rule.min(*rule);
                 }
             }
         }
-        debug_assert!(NO_RULE == u32::MAX);
         let accepts = &mut self.accepts;
         *self.accept_ids.entry(accept).or_insert_with(|| {
             accepts.push(accept);

@@ -109,6 +109,14 @@ fn translate(policy: &CheckedPolicy, mounts: &MountTable) -> BTreeMap<u32, Files
         let point: Vec<&[u8]> =
             mount.point.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
         for rule in &policy.paths {
+            if rule.deny && !root.is_empty() && !remainders(&parts(&rule.pattern), &point).is_empty() {
+                // Directories above the mount's root are on the way to what is denied, too.
+                let anchored = &mut filesystems.entry(mount.dev).or_default().anchored;
+                for length in 1..=root.len() {
+                    let regex = regex(&root[..length]);
+                    anchored.push(Pattern { regex, access: ACCESS_MOVE, deny: true, rule: rule.rule });
+                }
+            }
             for (pattern, access) in expand(rule) {
                 for rest in remainders(&pattern, &point) {
                     let filesystem = filesystems.entry(mount.dev).or_default();
@@ -150,8 +158,7 @@ fn expand(rule: &PathRule) -> Vec<(Vec<Part>, u32)> {
 
 /// A `**` that is neither first nor last.
 fn has_inner_any(pattern: &[Part]) -> bool {
-    pattern.first() != Some(&Part::Any)
-        && pattern.split_last().is_some_and(|(_, front)| front.contains(&Part::Any))
+    pattern.get(1..pattern.len().saturating_sub(1)).is_some_and(|inner| inner.contains(&Part::Any))
 }
 
 /// What an image says about a path inside a filesystem: (allowed bits, denied bits). As the kernel programs decide it.

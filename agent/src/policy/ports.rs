@@ -93,7 +93,7 @@ fn merge(rules: &[&NetRule]) -> Vec<PortRange> {
             let (low, high) = (port_key(protocol, low as u16), port_key(protocol, high as u16));
             match out.last_mut() {
                 Some(last) if last.high + 1 == low && (last.verdict, last.rule) == (*verdict, *rule) => {
-                    last.high = high
+                    last.high = high;
                 }
                 _ => out.push(PortRange { low, high, rule: *rule, verdict: *verdict }),
             }

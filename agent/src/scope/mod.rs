@@ -1,1 +1,6 @@
-//! What a policy is applied to: cgroups.
+//! What a policy is applied to: a cgroup of our own, and the command in it.
+
+pub mod cgroup;
+pub mod command;
+pub mod launch;
+pub mod user;

@@ -1,0 +1,141 @@
+//! Cgroup-v2 directories of our own.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    thread,
+    time::Duration,
+};
+
+use crate::policy::mounts::MountTable;
+
+/// Turns of 10 ms that are waited for a killed cgroup to empty.
+const EMPTYING_TURNS: u32 = 500;
+
+/// An operation on a cgroup failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{step} {path}: {source}")]
+pub struct CgroupError {
+    step: &'static str,
+    path: PathBuf,
+    source: io::Error,
+}
+
+fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
+    move |source| CgroupError { step, path: path.to_path_buf(), source }
+}
+
+/// A directory made by us; what is in it is killed, and it is removed, when this is dropped.
+#[derive(Debug)]
+pub struct OwnCgroup {
+    path: PathBuf,
+}
+
+impl OwnCgroup {
+    /// Makes `name` below the caller's own cgroup, or where that can't be below the root of the hierarchy. The mount is
+    /// found by its type, so hybrid hosts work too.
+    ///
+    /// # Errors
+    /// No cgroup-v2 mount, or the directory cannot be made.
+    pub fn create(name: &str) -> Result<Self, CgroupError> {
+        let mountinfo = Path::new("/proc/self/mountinfo");
+        let text = fs::read(mountinfo).map_err(failed("reading", mountinfo))?;
+        let none = || io::Error::new(io::ErrorKind::NotFound, "no cgroup2 filesystem is mounted");
+        let table = MountTable::parse(&text)
+            .map_err(|error| failed("reading", mountinfo)(io::Error::other(error)))?;
+        let mount = table.mounts.iter().find(|mount| mount.fs_type == "cgroup2");
+        let root = mount
+            .and_then(|mount| std::str::from_utf8(&mount.point).ok())
+            .map(PathBuf::from)
+            .ok_or_else(|| failed("looking for cgroup2 in", mountinfo)(none()))?;
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let own = own.lines().find_map(|line| line.strip_prefix("0::/")).filter(|own| !own.starts_with(".."));
+        for parent in own.map(|own| root.join(own)).into_iter().chain([root.clone()]) {
+            let path = parent.join(name);
+            if fs::create_dir(&path).is_ok() {
+                let cgroup = Self { path };
+                // Bounds what the workload can make below; not there on every controller setting.
+                let _ = fs::write(cgroup.path.join("cgroup.max.descendants"), "4096");
+                let _ = fs::write(cgroup.path.join("cgroup.max.depth"), "16");
+                return Ok(cgroup);
+            }
+        }
+        let path = root.join(name);
+        fs::create_dir(&path).map_err(failed("creating cgroup", &path))?;
+        Ok(Self { path })
+    }
+
+    /// Kernel id.
+    ///
+    /// # Errors
+    /// If the directory is gone.
+    pub fn id(&self) -> Result<u64, CgroupError> {
+        fs::metadata(&self.path).map(|metadata| metadata.ino()).map_err(failed("reading", &self.path))
+    }
+
+    /// The directory, opened for attaching programs.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn directory(&self) -> Result<File, CgroupError> {
+        File::open(&self.path).map_err(failed("opening", &self.path))
+    }
+
+    /// `cgroup.procs`, opened for joining.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn procs(&self) -> Result<File, CgroupError> {
+        let path = self.path.join("cgroup.procs");
+        OpenOptions::new().write(true).open(&path).map_err(failed("opening", &path))
+    }
+
+    /// Moves a process in.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn add(&self, pid: u32) -> Result<(), CgroupError> {
+        let path = self.path.join("cgroup.procs");
+        fs::write(&path, pid.to_string()).map_err(failed("writing", &path))
+    }
+
+    /// Kills what is in it, waits until it is empty, and removes it with its children.
+    ///
+    /// # Errors
+    /// If something survives.
+    pub fn kill_and_remove(&self) -> Result<(), CgroupError> {
+        if !self.path.exists() {
+            return Ok(());
+        }
+        let kill = self.path.join("cgroup.kill");
+        for _ in 0..EMPTYING_TURNS {
+            fs::write(&kill, "1").map_err(failed("writing", &kill))?;
+            let events = self.path.join("cgroup.events");
+            let state = fs::read_to_string(&events).map_err(failed("reading", &events))?;
+            if state.lines().any(|line| line == "populated 0") {
+                return remove(&self.path).map_err(failed("removing", &self.path));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Err(failed("emptying", &self.path)(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl Drop for OwnCgroup {
+    fn drop(&mut self) {
+        if let Err(error) = self.kill_and_remove() {
+            eprintln!("stockade: {error}");
+        }
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)?.flatten() {
+        if entry.file_type()?.is_dir() {
+            remove(&entry.path())?;
+        }
+    }
+    fs::remove_dir(path)
+}
