@@ -14,11 +14,13 @@ use super::{
 };
 
 const MAX_LINES: usize = 20;
+const MAX_KINDS: usize = 10_000;
 
 /// Counts of refusals by what they were.
 #[derive(Debug, Default)]
 pub struct Summary {
     lines: HashMap<String, u64>,
+    others: u64,
 }
 
 impl Summary {
@@ -33,9 +35,15 @@ impl Summary {
         };
         let (what, flag) = object(record, context);
         let hint = flag
-            .filter(|_| [reason::NO_RULE, reason::UNKNOWN_FILESYSTEM].contains(&record.header.reason))
+            .filter(|_| record.header.reason == reason::NO_RULE)
             .map_or_else(String::new, |flag| format!("; allow with {flag}"));
-        *self.lines.entry(format!("{what}: {why}{hint}")).or_default() += 1;
+        let line = format!("{what}: {why}{hint}");
+        // The workload chooses the names: it must not choose how much memory we take.
+        if self.lines.len() < MAX_KINDS || self.lines.contains_key(&line) {
+            *self.lines.entry(line).or_default() += 1;
+        } else {
+            self.others += 1;
+        }
     }
 
     /// The lines, most frequent first; nothing if nothing was refused.
@@ -46,8 +54,11 @@ impl Summary {
         }
         let mut lines: Vec<(&String, &u64)> = self.lines.iter().collect();
         lines.sort_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
-        let total: u64 = self.lines.values().sum();
+        let total: u64 = self.lines.values().sum::<u64>() + self.others;
         let mut out = format!("stockade: {total} refused\n");
+        if self.others > 0 {
+            out.push_str(&format!("{:6} x of more kinds than are kept\n", self.others));
+        }
         for (line, count) in lines.iter().take(MAX_LINES) {
             out.push_str(&format!("{count:6} x {line}\n"));
         }
@@ -71,7 +82,11 @@ fn object(record: &Record, context: &Context) -> (String, Option<String>) {
                 "read"
             };
             let access = json::access_names(*access).join("+");
-            (format!("{name} {path} ({access})"), Some(format!("--allow-{flag} '{path}'")))
+            // The workload chooses the name and the user pastes the flag: only names that mean nothing to a shell or
+            // to a glob get one.
+            let plain =
+                path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+@:=, ".contains(&byte));
+            (format!("{name} {path} ({access})"), plain.then(|| format!("--allow-{flag} '{path}'")))
         }
         Body::Net { addr, port, protocol, family, sock_type } => {
             if *port == 0 {

@@ -40,7 +40,12 @@ use crate::{
         mounts::MountTable,
         parse,
     },
-    scope::{cgroup::OwnCgroup, command, launch::Launch, user},
+    scope::{
+        cgroup::{self, OwnCgroup},
+        command,
+        launch::Launch,
+        user,
+    },
 };
 
 const SLOT: Slot = Slot(1);
@@ -177,7 +182,8 @@ fn supervise(args: &Args) -> Result<u8, Refused> {
     enforcer.tag(cgroup.id().map_err(Refused::own)?, SLOT).map_err(Refused::own)?;
 
     remove_stale_pins(Path::new(PINS), |name| {
-        name.strip_prefix("stockade-").is_some_and(|pid| Path::new("/proc").join(pid).exists())
+        // A run that was killed leaves processes behind that its pins still police: only with the cgroup they go.
+        cgroup::exists(name).unwrap_or(true)
     })
     .map_err(Refused::own)?;
     let pins = enforcer.pin(&Path::new(PINS).join(&name)).map_err(|error| unavailable(error.to_string()))?;

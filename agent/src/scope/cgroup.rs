@@ -40,16 +40,7 @@ impl OwnCgroup {
     /// # Errors
     /// No cgroup-v2 mount, or the directory cannot be made.
     pub fn create(name: &str) -> Result<Self, CgroupError> {
-        let mountinfo = Path::new("/proc/self/mountinfo");
-        let text = fs::read(mountinfo).map_err(failed("reading", mountinfo))?;
-        let none = || io::Error::new(io::ErrorKind::NotFound, "no cgroup2 filesystem is mounted");
-        let table = MountTable::parse(&text)
-            .map_err(|error| failed("reading", mountinfo)(io::Error::other(error)))?;
-        let mount = table.mounts.iter().find(|mount| mount.fs_type == "cgroup2");
-        let root = mount
-            .and_then(|mount| std::str::from_utf8(&mount.point).ok())
-            .map(PathBuf::from)
-            .ok_or_else(|| failed("looking for cgroup2 in", mountinfo)(none()))?;
+        let root = hierarchy()?;
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let own = own.lines().find_map(|line| line.strip_prefix("0::/")).filter(|own| !own.starts_with(".."));
         for parent in own.map(|own| root.join(own)).into_iter().chain([root.clone()]) {
@@ -129,6 +120,38 @@ impl Drop for OwnCgroup {
             eprintln!("stockade: {error}");
         }
     }
+}
+
+/// Where cgroup v2 is mounted.
+fn hierarchy() -> Result<PathBuf, CgroupError> {
+    let mountinfo = Path::new("/proc/self/mountinfo");
+    let text = fs::read(mountinfo).map_err(failed("reading", mountinfo))?;
+    let none = || io::Error::new(io::ErrorKind::NotFound, "no cgroup2 filesystem is mounted");
+    let table =
+        MountTable::parse(&text).map_err(|error| failed("reading", mountinfo)(io::Error::other(error)))?;
+    let mount = table.mounts.iter().find(|mount| mount.fs_type == "cgroup2");
+    mount
+        .and_then(|mount| std::str::from_utf8(&mount.point).ok())
+        .map(PathBuf::from)
+        .ok_or_else(|| failed("looking for cgroup2 in", mountinfo)(none()))
+}
+
+/// Whether there is a cgroup of that name anywhere.
+///
+/// # Errors
+/// If that cannot be found out.
+pub fn exists(name: &str) -> Result<bool, CgroupError> {
+    let root = hierarchy()?;
+    search(&root, name).map_err(failed("searching", &root))
+}
+
+fn search(path: &Path, name: &str) -> io::Result<bool> {
+    for entry in fs::read_dir(path)?.flatten() {
+        if entry.file_type()?.is_dir() && (entry.file_name() == name || search(&entry.path(), name)?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

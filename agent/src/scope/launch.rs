@@ -49,10 +49,13 @@ impl Launch<'_> {
         let groups: Vec<libc::gid_t> = self.user.map(|user| user.groups.clone()).unwrap_or_default();
         let ids = self.user.map(|user| (user.uid, user.gid));
         let (procs, keep) = (self.procs, self.keep_capabilities);
+        let nothing: libc::sigset_t = *nix::sys::signal::SigSet::empty().as_ref();
         // SAFETY: the closure runs between fork and exec of a single-threaded process; it makes system calls only, and
         // what it refers to was allocated before.
         unsafe {
             command.pre_exec(move || {
+                // We block the signals that we pass on; the command must get them.
+                check(libc::sigprocmask(libc::SIG_SETMASK, &raw const nothing, std::ptr::null_mut()))?;
                 check(libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) as i64)?;
                 if let Some((uid, gid)) = ids {
                     check(libc::setgroups(groups.len(), groups.as_ptr()))?;

@@ -59,7 +59,9 @@ pub const VERBS: &[Verb] = &[
 
 fn handle(args: &[String]) -> Attempt {
     let (dir, _) = split(&args[0])?;
-    let mount = open(dir, libc::O_RDONLY | libc::O_DIRECTORY).or_else(|_| open("/", libc::O_PATH))?;
+    // Any open file of the same filesystem will do; the workspace is one that may be opened.
+    let mount = open(dir, libc::O_RDONLY | libc::O_DIRECTORY)
+        .or_else(|_| open("/scenario/work", libc::O_RDONLY | libc::O_DIRECTORY))?;
     let path = text(&args[0])?;
     // struct file_handle: byte count, type, then at most 128 bytes.
     let mut handle = [0u32; 34];

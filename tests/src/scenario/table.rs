@@ -68,7 +68,7 @@ pub const SCENARIOS: &[Scenario] = &[
     rule("net_tcp4_mapped", "tcp4-mapped 127.0.0.1 {port}"),
     rule("net_tcp_fastopen", "tcp-fastopen 127.0.0.1 {port}"),
     rule("net_tcp_fastopen_connect", "tcp-fastopen-connect 127.0.0.1 {port}"),
-    rule("net_mptcp", "mptcp 127.0.0.1 {port}"),
+    never("net_mptcp", "mptcp 127.0.0.1 {port}"),
     rule("net_zero", "zero {port}"),
     rule("net_udp4", "udp4 127.0.0.1 {port}"),
     rule("net_udp4_connected", "udp4-connected 127.0.0.1 {port}"),
