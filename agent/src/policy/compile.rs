@@ -10,7 +10,7 @@ use stockade_common::{
 use super::{
     automaton::{self, AutomatonError, Pattern, Tables},
     checked::{CheckedPolicy, PathRule},
-    globs::{Part, parts, regex, remainders},
+    globs::{Part, literal, parts, regex, remainders},
     image::MapImage,
     mounts::MountTable,
     ports,
@@ -96,24 +96,24 @@ fn longest(policy: &CheckedPolicy) -> String {
     policy.paths.iter().map(|rule| rule.pattern.clone()).max_by_key(String::len).unwrap_or_default()
 }
 
+/// Components of a path.
+fn names(path: &[u8]) -> Vec<&[u8]> {
+    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect()
+}
+
 /// All rules as patterns inside each filesystem they reach.
 fn translate(policy: &CheckedPolicy, mounts: &MountTable) -> BTreeMap<u32, Filesystem> {
     let mut filesystems: BTreeMap<u32, Filesystem> = BTreeMap::new();
     for mount in &mounts.mounts {
-        // A name that would read as a glob: leaving the mount out denies it.
-        if mount.root.iter().chain(&mount.point).any(|byte| b"*?".contains(byte)) {
-            continue;
-        }
-        let Ok(root) = std::str::from_utf8(&mount.root) else { continue };
-        let root = parts(root);
-        let point: Vec<&[u8]> =
-            mount.point.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
+        // Names, not globs, and any bytes: a mount that was left out would lose the denials written through it, while
+        // another mount of the same filesystem keeps its allows.
+        let (root, point) = (names(&mount.root), names(&mount.point));
         for rule in &policy.paths {
             if rule.deny && !root.is_empty() && !remainders(&parts(&rule.pattern), &point).is_empty() {
                 // Directories above the mount's root are on the way to what is denied, too.
                 let anchored = &mut filesystems.entry(mount.dev).or_default().anchored;
                 for length in 1..=root.len() {
-                    let regex = regex(&root[..length]);
+                    let regex = literal(&root[..length]);
                     anchored.push(Pattern { regex, access: ACCESS_MOVE, deny: true, rule: rule.rule });
                 }
             }
@@ -127,8 +127,10 @@ fn translate(policy: &CheckedPolicy, mounts: &MountTable) -> BTreeMap<u32, Files
                         filesystem.flags |= FS_STRICT_RENAME;
                     }
                     let floats = root.is_empty() && rest.first() == Some(&Part::Any);
-                    let whole: Vec<Part> = root.iter().chain(&rest).cloned().collect();
-                    let pattern = Pattern { regex: regex(&whole), access, deny: rule.deny, rule: rule.rule };
+                    let inside =
+                        if rest.is_empty() && !root.is_empty() { String::new() } else { regex(&rest) };
+                    let regex = literal(&root) + &inside;
+                    let pattern = Pattern { regex, access, deny: rule.deny, rule: rule.rule };
                     if floats { &mut filesystem.floating } else { &mut filesystem.anchored }.push(pattern);
                 }
             }
@@ -275,6 +277,20 @@ mod tests {
         assert_eq!(entry.flags & FS_PROC, FS_PROC);
         let end = automaton::run(&image.next, &image.states, entry.anchored_self, b"/maps");
         assert_ne!(image.states[(end & STATE_MASK) as usize] >> 32, 0);
+    }
+
+    #[test]
+    fn a_mount_of_any_name_keeps_its_denials() {
+        let mounts = b"21 1 8:1 / / rw - ext4 a rw\n22 21 8:1 /srv/d* /mnt/x? rw - ext4 a rw\n\
+                       23 21 8:1 /srv/\xff /mnt/y rw - ext4 a rw\n";
+        let rules = vec![rule("/srv/**", ACCESS_READ, false, 0), rule("/mnt/**", ACCESS_READ, true, 1)];
+        let policy = CheckedPolicy { paths: rules, ..CheckedPolicy::default() };
+        let image = compile(&policy, &MountTable::parse(mounts).unwrap()).unwrap().0;
+        let denied = |path: &[u8]| path_bits(&image, ROOT, path).unwrap().1 & ACCESS_READ != 0;
+        assert!(denied(b"/srv/d*/secret") && denied(b"/srv/\xff/secret"));
+        assert!(denied(b"/srv/d*"), "the mounted directory itself");
+        assert!(!denied(b"/srv/data/open"), "the root is a name, not a glob");
+        assert_eq!(path_bits(&image, ROOT, b"/srv/data/open").unwrap().0, ACCESS_READ);
     }
 
     #[test]

@@ -62,6 +62,20 @@ fn consume(pattern: &[Part], point: &[&[u8]], found: &mut Vec<Vec<Part>>) {
     }
 }
 
+/// Components taken as they are, as a regular expression; nothing for none.
+#[must_use]
+pub fn literal(names: &[&[u8]]) -> String {
+    let mut out = String::new();
+    for name in names {
+        out.push('/');
+        for byte in *name {
+            // A byte above 127 stands for itself only without Unicode.
+            out.push_str(&format!("(?-u:\\x{byte:02x})"));
+        }
+    }
+    out
+}
+
 /// The pattern as a regular expression over a path's bytes, for the whole path.
 #[must_use]
 pub fn regex(parts: &[Part]) -> String {
