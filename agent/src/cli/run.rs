@@ -187,6 +187,8 @@ fn supervise(args: &Args) -> Result<u8, Refused> {
     })
     .map_err(Refused::own)?;
     let pins = enforcer.pin(&Path::new(PINS).join(&name)).map_err(|error| unavailable(error.to_string()))?;
+    // Dropped in reverse order: whatever happens from here on, the cgroup is emptied while it is still policed.
+    let cgroup = cgroup;
 
     let context = Context { rules: image.rules, mounts, boot_time_ns: boot_time() };
     let mut audit = Audit::open(args.events.as_deref(), context, &mut enforcer)?;
@@ -206,7 +208,11 @@ fn supervise(args: &Args) -> Result<u8, Refused> {
         Refused(code, format!("{}: {error}", program.display()))
     })?;
     let status = audit.follow(&mut child, &signals).map_err(Refused::own)?;
-    cgroup.kill_and_remove().map_err(Refused::own)?;
+    if let Err(error) = cgroup.kill_and_remove() {
+        // Something survives, and stays policed; a later run removes the pins when the cgroup is gone.
+        std::mem::forget(pins);
+        return Err(Refused::own(error));
+    }
     audit.finish(&mut enforcer);
     drop(pins);
     Ok(code(status))

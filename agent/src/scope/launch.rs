@@ -106,3 +106,30 @@ fn drop_capabilities() -> io::Result<()> {
     // SAFETY: both structs are as capset(2) wants them for version 3, and are only read.
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, &raw const sets) })
 }
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+
+    use super::*;
+
+    #[test]
+    fn blocked_signals_do_not_reach_the_command() {
+        let mut set = SigSet::empty();
+        set.add(Signal::SIGTERM);
+        let before = set.thread_swap_mask(SigmaskHow::SIG_BLOCK).unwrap();
+        let words = ["sh", "-c", "kill -TERM $$; exit 0"].map(OsString::from);
+        // Joining is a write to whatever file this is.
+        let procs = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
+        let launch = Launch {
+            program: Path::new("/bin/sh"),
+            words: &words,
+            user: None,
+            keep_capabilities: true,
+            procs,
+        };
+        let status = launch.start().unwrap().wait().unwrap();
+        before.thread_set_mask().unwrap();
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGTERM));
+    }
+}
