@@ -152,21 +152,30 @@ fn supervise(args: &Args) -> Result<u8, Refused> {
     if !host::is_root() {
         return Err(unavailable("enforcement needs root: run with sudo".into()));
     }
-    let degraded = args.allow_degraded.is_some();
-    if !degraded {
-        host::bpf_lsm().map_err(unavailable)?;
-    }
     let name = format!("stockade-{}", std::process::id());
     let cgroup = OwnCgroup::create(&name).map_err(|error| unavailable(error.to_string()))?;
-    let options = LoadOptions {
-        network_only: degraded,
-        max_accepts: image.accepts.len() as u32,
-        max_ports: image.ports.len() as u32,
+    let proved = |network_only| {
+        let options = LoadOptions {
+            network_only,
+            max_accepts: image.accepts.len() as u32,
+            max_ports: image.ports.len() as u32,
+        };
+        let (enforcer, findings) = host::enforce(&options, &cgroup)?;
+        for (guarantee, result) in findings {
+            result.map_err(|why| format!("{}: {why}", guarantee.name))?;
+        }
+        Ok(enforcer)
     };
-    let (mut enforcer, findings) = host::enforce(&options, &cgroup).map_err(unavailable)?;
-    for (guarantee, result) in findings {
-        result.map_err(|why| unavailable(format!("{}: {why}", guarantee.name)))?;
-    }
+    // Degraded is allowed, not asked for: a host that can police files does.
+    let whole: Result<Enforcer, String> = host::bpf_lsm().and_then(|()| proved(false));
+    let degraded = whole.is_err();
+    let mut enforcer = match whole {
+        Err(why) if args.allow_degraded.is_some() => {
+            eprintln!("stockade: {why}");
+            proved(true).map_err(unavailable)?
+        }
+        whole => whole.map_err(unavailable)?,
+    };
     if degraded {
         eprintln!("stockade: degraded: files are not policed, only connects, sends and sockets");
     }
