@@ -28,36 +28,3 @@ pub enum Counter {
 
 /// Number of counters.
 pub const COUNTERS: usize = 10;
-
-impl Counter {
-    /// All counters, in index order.
-    pub const ALL: [Self; COUNTERS] = [
-        Self::LostDenied,
-        Self::LostOther,
-        Self::Denied,
-        Self::Allowed,
-        Self::PathTooLong,
-        Self::NoBuffer,
-        Self::NoName,
-        Self::HelperFailed,
-        Self::InheritFailed,
-        Self::BadTable,
-    ];
-
-    /// Stable name, as metrics and events print it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::LostDenied => "lost_denied",
-            Self::LostOther => "lost_other",
-            Self::Denied => "denied",
-            Self::Allowed => "allowed",
-            Self::PathTooLong => "path_too_long",
-            Self::NoBuffer => "no_buffer",
-            Self::NoName => "no_name",
-            Self::HelperFailed => "helper_failed",
-            Self::InheritFailed => "inherit_failed",
-            Self::BadTable => "bad_table",
-        }
-    }
-}

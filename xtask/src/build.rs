@@ -42,7 +42,7 @@ fn toolchain() -> Result<Toolchain> {
 }
 
 /// Builds `target/bpf/stockade.o`.
-pub fn ebpf(debug_log: bool) -> Result<()> {
+pub fn ebpf() -> Result<()> {
     let root = command::root();
     let linker = setup::bpf_linker()?;
     if !linker.exists() {
@@ -73,9 +73,6 @@ pub fn ebpf(debug_log: bool) -> Result<()> {
     for name in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTC_WRAPPER", "RUSTDOC", "RUSTFLAGS", "LD_LIBRARY_PATH"] {
         cargo.env_remove(name);
     }
-    if debug_log {
-        cargo.args(["--features", "debug-log"]);
-    }
     command::run(&mut cargo).context("building the eBPF programs")?;
     let object = root.join("target/bpf/stockade.o");
     fs::create_dir_all(root.join("target/bpf"))?;
@@ -89,22 +86,18 @@ pub fn agent() -> PathBuf {
     command::root().join("target/release/stockade")
 }
 
+/// A release build of what `args` choose.
+pub fn release(args: &[&str]) -> Result<()> {
+    command::run(command::cargo().args(["build", "--quiet", "--locked", "--release"]).args(args))
+}
+
 /// Builds the object and the binary that carries it.
 pub fn all() -> Result<PathBuf> {
     setup::ensure_build()?;
     println!("building the eBPF programs");
-    ebpf(false)?;
+    ebpf()?;
     println!("building stockade");
-    command::run(command::cargo().args([
-        "build",
-        "--quiet",
-        "--locked",
-        "--release",
-        "--package",
-        "stockade",
-        "--features",
-        "embedded-bpf",
-    ]))?;
+    release(&["--package", "stockade", "--features", "embedded-bpf"])?;
     println!("built {}", agent().display());
     Ok(agent())
 }

@@ -38,7 +38,7 @@ const GUEST_PACKAGES: [(&str, &str); 6] = [
 
 /// Whether Debian's ready-made standard library for BPF is installed.
 pub fn debian_bpf_std() -> bool {
-    fs::read_dir("/usr/lib/rustlib").is_ok() && Path::new("/usr/lib/rustlib/bpfel-unknown-none").exists()
+    Path::new("/usr/lib/rustlib/bpfel-unknown-none").exists()
 }
 
 /// Where bpf-linker is, or will be.

@@ -289,15 +289,6 @@ impl Enforcer {
             .map_err(|source| KernelError::Map { map: "TAGS", source })
     }
 
-    /// Lets a cgroup go.
-    ///
-    /// # Errors
-    /// If it was not tagged.
-    pub fn untag(&mut self, cgroup_id: u64) -> Result<(), KernelError> {
-        let mut tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
-        tags.remove(&cgroup_id).map_err(|source| KernelError::Map { map: "TAGS", source })
-    }
-
     /// The ring of events; can be taken once.
     ///
     /// # Errors
@@ -307,7 +298,7 @@ impl Enforcer {
         RingBuf::try_from(map).map_err(|source| KernelError::Map { map: "EVENTS", source })
     }
 
-    /// The counters, summed over CPUs, in the order of [`stockade_common::counter::Counter::ALL`].
+    /// The counters, summed over CPUs, indexed by [`stockade_common::counter::Counter`].
     ///
     /// # Errors
     /// If the map cannot be read.
