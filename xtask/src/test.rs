@@ -11,6 +11,9 @@ use anyhow::{Context as _, Result};
 
 use crate::{build, command, guest::Guest, kernels, setup, vm};
 
+/// A boot where BPF LSM programs load and never run.
+const WITHOUT_BPF: &str = "lsm=lockdown,yama,apparmor";
+
 /// `cargo xtask test`.
 #[derive(clap::Args)]
 pub struct Args {
@@ -101,14 +104,7 @@ fn scenarios_line(line: &str) -> Option<Counts> {
 
 fn guests(lines: &[&str], filter: Option<&str>, total: &mut Counts) -> Result<()> {
     build::all()?;
-    command::run(command::cargo().args([
-        "build",
-        "--quiet",
-        "--locked",
-        "--release",
-        "--package",
-        "stockade-tests",
-    ]))?;
+    build::release(&["--package", "stockade-tests"])?;
     let payload = tempfile::tempdir()?;
     for program in ["scenarios", "attempt"] {
         let from = command::root().join("target/release").join(program);
@@ -118,20 +114,24 @@ fn guests(lines: &[&str], filter: Option<&str>, total: &mut Counts) -> Result<()
     let mut words = vec!["scenarios".to_owned()];
     words.extend(filter.map(str::to_owned));
     for line in lines {
-        total.add(guest(line, payload.path(), &words)?);
+        total.add(guest(line, payload.path(), &words, "")?);
+        if filter.is_none() {
+            let words = ["env", "SCENARIO_NO_BPF_LSM=1", "scenarios"].map(str::to_owned);
+            total.add(guest(line, payload.path(), &words, WITHOUT_BPF)?);
+        }
     }
     Ok(())
 }
 
-fn guest(line: &str, payload: &Path, words: &[String]) -> Result<Counts> {
+fn guest(line: &str, payload: &Path, words: &[String], append: &str) -> Result<Counts> {
     let kernel = kernels::find(line, false)?;
-    println!("== scenarios on {}", kernel.version);
+    println!("== scenarios on {} {append}", kernel.version);
     let guest = Guest {
         kernel: &kernel,
         payload: &[payload.to_path_buf()],
         programs: &[build::agent()],
         modules: &[],
-        append: "",
+        append,
         timeout: Duration::from_secs(900),
         icount: false,
         command: words,

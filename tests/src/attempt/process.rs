@@ -47,7 +47,8 @@ pub fn wait(pid: i32) -> Attempt<i32> {
 }
 
 fn clone_into(args: &[String]) -> Attempt {
-    let cgroup = open(&args[0], libc::O_RDONLY | libc::O_DIRECTORY)?;
+    // An O_PATH descriptor is no open of the file, and enough here.
+    let cgroup = open(&args[0], libc::O_PATH | libc::O_DIRECTORY)?;
     // struct clone_args: flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls,
     // set_tid, set_tid_size, cgroup. CLONE_INTO_CGROUP is bit 33.
     let mut clone = [0u64; 11];

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::table::{SCENARIOS, Scenario};
-use super::{Tally, Verdict};
+use super::{Tally, Verdict, listeners};
 
 const ROOT: &str = "/scenario";
 const WORK: &str = "/scenario/work";
@@ -112,6 +112,8 @@ fn results(mut command: Command, user: User, port: u16, chosen: &[&Scenario]) ->
             scenario.op.replace("{file}", &format!("{dir}/file")).replace("{new}", &format!("{dir}/new"));
         let op = op.replace("{dir}", &dir).replace("{empty}", &format!("{dir}/empty"));
         let op = op.replace("{program}", &program).replace("{work}", &work);
+        let op = op.replace("{socket}", listeners::SOCKET);
+        let op = op.replace("{outsider}", &std::process::id().to_string());
         batch += &op.replace("{port}", &port.to_string());
         batch.push('\n');
     }

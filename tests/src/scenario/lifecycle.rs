@@ -23,23 +23,33 @@ const CHECKS: &[(&str, Check)] = &[
     ("run_audit_events", || events("audit", true)),
     ("run_polices_nested_cgroup", super::survival::nested_cgroup),
     ("run_killed_leaves_nothing_unpoliced", super::survival::killed),
+    ("run_degrades_only_where_it_must", allowed_to_degrade),
     ("doctor_enforced", doctor),
 ];
 
 /// Runs every matching check.
 pub fn run(filter: &str, tally: &mut Tally) -> io::Result<()> {
-    fs::create_dir_all("/lifecycle/work")?;
-    fs::write("/lifecycle/secret", "content\n")?;
+    prepare()?;
     for (name, check) in CHECKS.iter().filter(|(name, _)| name.contains(filter)) {
         tally.report(name, check().map_or_else(Verdict::Fail, |()| Verdict::Ok));
     }
     Ok(())
 }
 
-/// The one scenario for a kernel booted without the BPF LSM.
-pub fn without_lsm(tally: &mut Tally) {
-    tally
-        .report("run_refuses_without_lsm", status(&["true"], 3).map_or_else(Verdict::Fail, |()| Verdict::Ok));
+fn prepare() -> io::Result<()> {
+    fs::create_dir_all("/lifecycle/work")?;
+    fs::write("/lifecycle/secret", "content\n")
+}
+
+/// The scenarios for a kernel booted without the BPF LSM.
+pub fn without_lsm(tally: &mut Tally) -> io::Result<()> {
+    prepare()?;
+    let checks: [(&str, Check); 2] =
+        [("run_refuses_without_lsm", || status(&["true"], 3)), ("run_degraded_polices_network", degraded)];
+    for (name, check) in checks {
+        tally.report(name, check().map_or_else(Verdict::Fail, |()| Verdict::Ok));
+    }
+    Ok(())
 }
 
 fn stockade(flags: &[&str], command: &[&str]) -> Result<Output, String> {
@@ -122,6 +132,23 @@ fn events(mode: &str, works: bool) -> Result<(), String> {
         seen |= line.contains("/lifecycle/secret") && line.contains(word);
     }
     ensure(seen, || format!("no denial of the secret in: {lines}"))
+}
+
+/// Degraded, the network is policed and the files are not, and it says so.
+fn degraded() -> Result<(), String> {
+    let script = "cat /lifecycle/secret; nc -w1 127.0.0.1 1";
+    let output = stockade(&["--allow-degraded", "network-only"], &["sh", "-c", script])?;
+    let said = text(&output.stderr);
+    let holds = text(&output.stdout).contains("content")
+        && said.contains("files are not policed")
+        && said.contains("Operation not permitted");
+    ensure(holds, || format!("{}: {said}", output.status))
+}
+
+/// Leave to degrade is no wish: where files can be policed, they are.
+fn allowed_to_degrade() -> Result<(), String> {
+    let output = stockade(&["--allow-degraded", "network-only"], &["sh", "-c", "cat /lifecycle/secret"])?;
+    ensure(!text(&output.stdout).contains("content"), || "the secret was read".into())
 }
 
 fn doctor() -> Result<(), String> {

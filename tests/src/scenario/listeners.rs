@@ -1,8 +1,15 @@
-//! Something to reach: TCP and UDP on both loopback addresses, all on one port.
+//! Something to reach: TCP and UDP on both loopback addresses, all on one port, and unix sockets.
 
+use std::fs::{self, Permissions};
 use std::io;
 use std::net::{TcpListener, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
 use std::thread;
+
+/// The stream socket; the datagram one is beside it, with `-dgram` behind.
+pub const SOCKET: &str = "/scenario-program/socket";
 
 /// Starts the listeners and returns their port.
 pub fn start() -> io::Result<u16> {
@@ -16,5 +23,18 @@ pub fn start() -> io::Result<u16> {
     for socket in datagrams {
         thread::spawn(move || while socket.recv(&mut [0; 16]).is_ok() {});
     }
+    fs::create_dir_all("/scenario-program")?;
+    let datagram = format!("{SOCKET}-dgram");
+    let named = UnixListener::bind(SOCKET)?;
+    let hidden = UnixListener::bind_addr(&SocketAddr::from_abstract_name("stockade-outside")?)?;
+    let inbox = UnixDatagram::bind(&datagram)?;
+    // Any user may connect: a hook is to refuse, not a permission bit.
+    for path in [SOCKET, &datagram] {
+        fs::set_permissions(path, Permissions::from_mode(0o666))?;
+    }
+    for listener in [named, hidden] {
+        thread::spawn(move || listener.incoming().for_each(drop));
+    }
+    thread::spawn(move || while inbox.recv(&mut [0; 16]).is_ok() {});
     Ok(port)
 }

@@ -48,7 +48,7 @@ pub fn main(filter: &str) -> io::Result<bool> {
     let mut tally = Tally::default();
     // Without the BPF LSM nothing can be enforced: only the refusal to start is left to test.
     if std::env::var_os("SCENARIO_NO_BPF_LSM").is_some() {
-        lifecycle::without_lsm(&mut tally);
+        lifecycle::without_lsm(&mut tally)?;
     } else {
         let port = listeners::start()?;
         for user in [batch::User::Root, batch::User::Ordinary] {

@@ -4,7 +4,7 @@
 ///
 /// In `op`, `{file}` is a file outside the workspace, `{new}` a free name beside it, `{dir}` their
 /// directory, `{empty}` an empty directory there, `{program}` a program there, `{work}` the
-/// workspace and `{port}` the listeners' port.
+/// workspace, `{port}` the listeners' port, `{socket}` their unix socket and `{outsider}` their process.
 pub struct Scenario {
     pub name: &'static str,
     pub op: &'static str,
@@ -82,5 +82,11 @@ pub const SCENARIOS: &[Scenario] = &[
     root("socket_packet", "packet"),
     never("socket_vsock", "vsock"),
     never("socket_alg", "alg"),
+    never("unix_stream", "unix-stream {socket}"),
+    never("unix_dgram", "unix-dgram {socket}-dgram"),
+    never("unix_abstract", "unix-abstract stockade-outside"),
+    root("process_ptrace", "ptrace {outsider}"),
+    root("process_bpf", "bpf-cmd"),
+    root("escape_clone_into_cgroup", "clone-into-cgroup /sys/fs/cgroup"),
     root("escape_cgroup", "into-cgroup /sys/fs/cgroup"),
 ];
