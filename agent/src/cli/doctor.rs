@@ -1,5 +1,7 @@
 //! `stockade doctor`: what this host really enforces, proved by trying.
 
+use std::path::Path;
+
 use serde_json::json;
 
 use super::{exit, host, probe::GUARANTEES};
@@ -16,12 +18,8 @@ pub struct Args {
 /// One line a guarantee; 0 if all hold.
 #[must_use]
 pub fn run(args: &Args) -> u8 {
-    let findings = findings();
-    let pins = if host::has_bpffs() { Ok(()) } else { Err("no bpf filesystem at /sys/fs/bpf".to_owned()) };
-    let all =
-        findings.into_iter().chain([("survives_kill", "enforcement outlives a killed agent (bpffs)", pins)]);
     let (mut lines, mut held) = (Vec::new(), true);
-    for (name, text, result) in all {
+    for (name, text, result) in findings() {
         held &= result.is_ok();
         let state = if result.is_ok() { "ENFORCED" } else { "UNAVAILABLE" };
         if args.json {
@@ -39,33 +37,43 @@ pub fn run(args: &Args) -> u8 {
 
 type Line = (&'static str, &'static str, Result<(), String>);
 
+const OUTLIVES: (&str, &str) = ("survives_kill", "what is tagged stays policed when the agent is killed");
+
 fn findings() -> Vec<Line> {
-    let all = |why: &str| GUARANTEES.iter().map(|g| (g.name, g.text, Err(why.to_owned()))).collect();
+    let all = |why: &str| {
+        let texts = GUARANTEES.iter().map(|g| (g.name, g.text)).chain([OUTLIVES]);
+        texts.map(|(name, text)| (name, text, Err(why.to_owned()))).collect()
+    };
     if !host::is_root() {
         return all("needs root: run with sudo");
     }
-    let cgroup = match OwnCgroup::create(&format!("stockade-doctor-{}", std::process::id())) {
+    let name = format!("stockade-doctor-{}", std::process::id());
+    let cgroup = match OwnCgroup::create(&name) {
         Ok(cgroup) => cgroup,
         Err(error) => return all(&error.to_string()),
     };
-    let lsm = host::bpf_lsm();
-    let attempt = |network_only| {
-        let options = LoadOptions { network_only, ..LoadOptions::default() };
-        host::enforce(&options, &cgroup).map(|(_, findings)| findings)
-    };
-    let whole = lsm.and_then(|()| attempt(false));
-    match whole {
-        Ok(findings) => findings.into_iter().map(|(g, result)| (g.name, g.text, result)).collect(),
+    let attempt =
+        |network_only| host::enforce(&LoadOptions { network_only, ..LoadOptions::default() }, &cgroup);
+    match host::bpf_lsm().and_then(|()| attempt(false)) {
+        Ok((enforcer, findings)) => {
+            let outlives = host::outlives(enforcer, &cgroup, &Path::new(host::PINS).join(&name));
+            let proved = findings.into_iter().map(|(g, result)| (g.name, g.text, result));
+            proved.chain([(OUTLIVES.0, OUTLIVES.1, outlives)]).collect()
+        }
         // What is left without LSM hooks.
-        Err(why) => match attempt(true) {
-            Err(network) => all(&format!("{why}; without LSM: {network}")),
-            Ok(findings) => GUARANTEES
-                .iter()
-                .map(|g| {
-                    let found = findings.iter().find(|(other, _)| other.name == g.name);
-                    (g.name, g.text, found.map_or_else(|| Err(why.clone()), |(_, result)| result.clone()))
-                })
-                .collect(),
-        },
+        Err(why) => {
+            let mut lines: Vec<Line> = all(&why);
+            match attempt(true) {
+                Ok((_, findings)) => {
+                    for (guarantee, result) in findings {
+                        for line in lines.iter_mut().filter(|line| line.0 == guarantee.name) {
+                            line.2.clone_from(&result);
+                        }
+                    }
+                }
+                Err(network) => return all(&format!("{why}; without LSM: {network}")),
+            }
+            lines
+        }
     }
 }

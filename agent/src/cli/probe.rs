@@ -5,7 +5,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, BufRead as _, BufReader, Write as _},
     net::{TcpStream, UdpSocket},
-    process::{Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     time::Duration,
 };
 
@@ -50,7 +50,7 @@ fn raw_socket() -> io::Result<()> {
     Ok(())
 }
 
-fn attempts() -> [i32; 6] {
+fn attempts() -> Answers {
     let created = format!("/tmp/.stockade-probe-{}", std::process::id());
     let create = errno(OpenOptions::new().write(true).create_new(true).open(&created).map(|_| ()));
     // An empty file left behind by a refused open would be a creation all the same.
@@ -87,37 +87,81 @@ pub fn child() -> u8 {
     0
 }
 
+/// What [`GUARANTEES`] were answered with: an error number each, 0 for an attempt that went through.
+pub type Answers = [i32; GUARANTEES.len()];
+
+/// The child that attempts, untagged until it is moved; ended when dropped.
+#[derive(Debug)]
+pub struct Probe {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Probe {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn start() -> io::Result<Self> {
+        let mut child = Command::new("/proc/self/exe")
+            .arg("__probe")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        match (child.stdin.take(), child.stdout.take()) {
+            (Some(input), Some(output)) => Ok(Self { child, input, output: BufReader::new(output) }),
+            _ => Err(io::Error::other("the probe has no pipes")),
+        }
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Has everything attempted once.
+    ///
+    /// # Errors
+    /// If it does not answer.
+    pub fn attempt(&mut self) -> io::Result<Answers> {
+        self.input.write_all(b"go\n")?;
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        let answers: Vec<i32> = line
+            .split_whitespace()
+            .map(|word| word.parse().map_err(io::Error::other))
+            .collect::<io::Result<_>>()?;
+        answers.try_into().map_err(|_| io::Error::other(format!("the probe answered {line:?}")))
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// Attempts everything outside and then inside a tag. Returns for each guarantee whether it holds.
 ///
 /// # Errors
 /// If the attempts could not be made.
 pub fn prove(enforcer: &mut Enforcer, cgroup: &OwnCgroup, slot: Slot) -> io::Result<[Result<(), String>; 6]> {
-    let mut child =
-        Command::new("/proc/self/exe").arg("__probe").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-        return Err(io::Error::other("the probe has no pipes"));
-    };
-    let mut output = BufReader::new(output);
-    let mut round = || -> io::Result<Vec<i32>> {
-        input.write_all(b"go\n")?;
-        let mut line = String::new();
-        output.read_line(&mut line)?;
-        line.split_whitespace().map(|word| word.parse().map_err(io::Error::other)).collect()
-    };
-    let outside = round()?;
+    let mut probe = Probe::start()?;
+    let outside = probe.attempt()?;
     enforcer.tag(cgroup.id().map_err(io::Error::other)?, slot).map_err(io::Error::other)?;
-    cgroup.add(child.id()).map_err(io::Error::other)?;
-    let inside = round()?;
-    child.kill()?;
-    child.wait()?;
+    cgroup.add(probe.pid()).map_err(io::Error::other)?;
+    let inside = probe.attempt()?;
     let mut results = [const { Ok(()) }; 6];
-    for (index, result) in results.iter_mut().enumerate() {
-        let (outside, inside) = (outside.get(index).copied(), inside.get(index).copied());
-        *result = match (outside, inside) {
-            (Some(libc::EPERM), _) => Err("refused outside the tag as well, so nothing is proved".into()),
-            (_, Some(libc::EPERM)) => Ok(()),
-            (_, Some(0)) => Err("the forbidden attempt went through".into()),
-            (_, other) => Err(format!("the attempt ended with error {other:?} instead of EPERM")),
+    for (result, answers) in results.iter_mut().zip(outside.into_iter().zip(inside)) {
+        *result = match answers {
+            (libc::EPERM, _) => Err("refused outside the tag as well, so nothing is proved".into()),
+            (_, libc::EPERM) => Ok(()),
+            (_, 0) => Err("the forbidden attempt went through".into()),
+            (_, other) => Err(format!("the attempt ended with error {other} instead of EPERM")),
         };
     }
     Ok(results)

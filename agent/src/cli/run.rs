@@ -49,7 +49,6 @@ use crate::{
 };
 
 const SLOT: Slot = Slot(1);
-const PINS: &str = "/sys/fs/bpf/stockade";
 /// Signals that are passed on.
 const FORWARDED: [Signal; 6] =
     [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2];
@@ -152,6 +151,8 @@ fn supervise(args: &Args) -> Result<u8, Refused> {
     if !host::is_root() {
         return Err(unavailable("enforcement needs root: run with sudo".into()));
     }
+    // From here on there is something to clean up: a signal waits until that can be done.
+    let signals = block_signals().map_err(Refused::own)?;
     let name = format!("stockade-{}", std::process::id());
     let cgroup = OwnCgroup::create(&name).map_err(|error| unavailable(error.to_string()))?;
     let proved = |network_only| {
@@ -190,12 +191,13 @@ fn supervise(args: &Args) -> Result<u8, Refused> {
     enforcer.configure(SLOT, flags).map_err(Refused::own)?;
     enforcer.tag(cgroup.id().map_err(Refused::own)?, SLOT).map_err(Refused::own)?;
 
-    remove_stale_pins(Path::new(PINS), |name| {
+    remove_stale_pins(Path::new(host::PINS), |name| {
         // A run that was killed leaves processes behind that its pins still police: only with the cgroup they go.
         cgroup::exists(name).unwrap_or(true)
     })
     .map_err(Refused::own)?;
-    let pins = enforcer.pin(&Path::new(PINS).join(&name)).map_err(|error| unavailable(error.to_string()))?;
+    let pins =
+        enforcer.pin(&Path::new(host::PINS).join(&name)).map_err(|error| unavailable(error.to_string()))?;
     // Dropped in reverse order: whatever happens from here on, the cgroup is emptied while it is still policed.
     let cgroup = cgroup;
 
@@ -210,7 +212,10 @@ fn supervise(args: &Args) -> Result<u8, Refused> {
         keep_capabilities: args.keep_capabilities,
         procs: cgroup.procs().map_err(Refused::own)?,
     };
-    let signals = block_signals().map_err(Refused::own)?;
+    if let Ok(Some(info)) = signals.read_signal() {
+        let code = 128u8.wrapping_add(info.ssi_signo as u8);
+        return Err(Refused(code, "ended by a signal before the command was started".into()));
+    }
     let mut child = launch.start().map_err(|error| {
         let code =
             if error.raw_os_error() == Some(libc::ENOENT) { exit::NOT_FOUND } else { exit::NOT_EXECUTABLE };

@@ -44,16 +44,25 @@ impl OwnCgroup {
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let own = own.lines().find_map(|line| line.strip_prefix("0::/")).filter(|own| !own.starts_with(".."));
         for parent in own.map(|own| root.join(own)).into_iter().chain([root.clone()]) {
-            let path = parent.join(name);
-            if fs::create_dir(&path).is_ok() {
-                let cgroup = Self { path };
+            if let Ok(cgroup) = Self::make(parent.join(name)) {
                 // Bounds what the workload can make below; not there on every controller setting.
                 let _ = fs::write(cgroup.path.join("cgroup.max.descendants"), "4096");
                 let _ = fs::write(cgroup.path.join("cgroup.max.depth"), "16");
                 return Ok(cgroup);
             }
         }
-        let path = root.join(name);
+        Self::make(root.join(name))
+    }
+
+    /// Makes a cgroup below this one, where the programs attached to this one run too.
+    ///
+    /// # Errors
+    /// If the directory cannot be made.
+    pub fn child(&self, name: &str) -> Result<Self, CgroupError> {
+        Self::make(self.path.join(name))
+    }
+
+    fn make(path: PathBuf) -> Result<Self, CgroupError> {
         fs::create_dir(&path).map_err(failed("creating cgroup", &path))?;
         Ok(Self { path })
     }
