@@ -41,7 +41,7 @@ fn toolchain() -> Result<Toolchain> {
     )
 }
 
-/// Builds `target/bpf/stockade.o`.
+/// Builds the objects in `target/bpf`.
 pub fn ebpf() -> Result<()> {
     let root = command::root();
     let linker = setup::bpf_linker()?;
@@ -74,11 +74,18 @@ pub fn ebpf() -> Result<()> {
         cargo.env_remove(name);
     }
     command::run(&mut cargo).context("building the eBPF programs")?;
-    let object = root.join("target/bpf/stockade.o");
     fs::create_dir_all(root.join("target/bpf"))?;
-    fs::copy(target.join("bpfel-unknown-none/release/stockade"), &object)
-        .with_context(|| format!("copying to {}", object.display()))?;
+    for name in ["stockade", "null"] {
+        let object = object(name);
+        fs::copy(target.join("bpfel-unknown-none/release").join(name), &object)
+            .with_context(|| format!("copying to {}", object.display()))?;
+    }
     Ok(())
+}
+
+/// Where [`ebpf`] leaves an object: `stockade`, or `null`, whose programs only return.
+pub fn object(name: &str) -> PathBuf {
+    command::root().join(format!("target/bpf/{name}.o"))
 }
 
 /// Where [`all`] leaves the agent.

@@ -1,6 +1,7 @@
 //! Development tasks: `cargo xtask VERB`. One file a verb, or a part of the guest.
 
 mod apt;
+mod bench;
 mod build;
 mod command;
 mod guest;
@@ -33,6 +34,8 @@ enum Verb {
     Vm(vm::Args),
     /// Run all tests: on the host, then in guests.
     Test(test::Args),
+    /// Measure what an operation costs, in guest instructions.
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Verb::Build => build::all().map(|_| 0),
         Verb::Vm(args) => vm::run(&args),
         Verb::Test(args) => test::run(&args),
+        Verb::Bench(args) => bench::run(&args),
     };
     match result {
         Ok(status) => ExitCode::from(status),

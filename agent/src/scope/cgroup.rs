@@ -67,6 +67,12 @@ impl OwnCgroup {
         Ok(Self { path })
     }
 
+    /// Its directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Kernel id.
     ///
     /// # Errors

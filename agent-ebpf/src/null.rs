@@ -1,0 +1,64 @@
+//! Programs on the hooks of `main.rs` that only return: what attaching costs before anything is decided. They are the
+//! floor that `cargo xtask bench` compares with, and never part of the agent.
+#![no_std]
+#![no_main]
+
+use aya_ebpf::{
+    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, lsm},
+    programs::{BtfTracePointContext, LsmContext, SockAddrContext, SockContext},
+};
+
+/// The loader knows a program by its name and says itself where it belongs.
+macro_rules! lsm_programs {
+    ($($name:ident)+) => {
+        $(
+            #[lsm]
+            pub fn $name(_ctx: LsmContext) -> i32 {
+                0
+            }
+        )+
+    };
+}
+lsm_programs! {
+    file_open path_mknod path_mkdir path_rmdir path_unlink path_symlink path_link path_rename path_truncate path_chmod
+    path_chown socket_create socket_connect socket_sendmsg netlink_send unix_stream_connect unix_may_send
+    ptrace_access_check task_alloc bpf
+}
+
+macro_rules! tracepoint_programs {
+    ($($name:ident)+) => {
+        $(
+            #[btf_tracepoint]
+            pub fn $name(_ctx: BtfTracePointContext) -> i32 {
+                0
+            }
+        )+
+    };
+}
+tracepoint_programs! { cgroup_mkdir cgroup_rmdir sched_process_exec sched_process_fork sched_process_exit }
+
+macro_rules! sock_addr_programs {
+    ($($name:ident)+) => {
+        $(
+            #[cgroup_sock_addr($name)]
+            pub fn $name(_ctx: SockAddrContext) -> i32 {
+                1
+            }
+        )+
+    };
+}
+sock_addr_programs! { connect4 connect6 sendmsg4 sendmsg6 }
+
+#[cgroup_sock(sock_create)]
+pub fn sock_create(_ctx: SockContext) -> i32 {
+    1
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,84 @@
+//! The configurations, each a state of the kernel in which `bench ops` is run.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Command,
+    thread::sleep,
+    time::Duration,
+};
+
+use stockade::{
+    kernel::{Enforcer, LoadOptions, Slot},
+    scope::cgroup::OwnCgroup,
+};
+
+use super::{operation, policy};
+
+/// Names a development build's eBPF object (see `agent/src/kernel/object.rs`).
+const OBJECT: &str = "STOCKADE_BPF_OBJECT";
+/// Kernel start-up work ends, and detached programs leave their trampolines; under `-icount` sleeping costs nothing.
+const SETTLE: Duration = Duration::from_secs(20);
+
+/// All of them, in the order they are measured.
+const ALL: [&str; 8] =
+    ["none", "null", "untagged", "landlock:10", "landlock:1000", "tagged:10", "tagged:1000", "tagged:10000"];
+
+/// Measures the configurations named, or all.
+pub fn suite(names: &[&str]) -> io::Result<()> {
+    operation::prepare()?;
+    let names = if names.is_empty() { &ALL[..] } else { names };
+    for name in names {
+        sleep(SETTLE);
+        run(name).map_err(|error| io::Error::other(format!("{name}: {error}")))?;
+    }
+    Ok(())
+}
+
+fn run(name: &str) -> io::Result<()> {
+    let own = std::env::current_exe()?;
+    let (kind, rules) = name.split_once(':').unwrap_or((name, "0"));
+    match kind {
+        "none" => finish(Command::new(own).args(["ops", name])),
+        "null" => beside_programs(&own, name, "/payload/null.o"),
+        "untagged" => beside_programs(&own, name, "/payload/stockade.o"),
+        "landlock" => finish(Command::new(own).args(["landlock", rules, name])),
+        "tagged" => {
+            let file = PathBuf::from(format!("/tmp/{rules}.toml"));
+            fs::write(&file, policy::text(rules.parse().map_err(io::Error::other)?))?;
+            let mut stockade = Command::new("stockade");
+            stockade.args(["run", "--events", "/dev/null", "--policy"]).arg(file);
+            finish(stockade.arg("--").arg(own).args(["ops", name]))
+        }
+        _ => Err(io::Error::other("no such configuration")),
+    }
+}
+
+fn finish(command: &mut Command) -> io::Result<()> {
+    let status = command.status()?;
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("ended with {status}"))) }
+}
+
+/// In an untagged cgroup, with an object's programs attached to all hooks, and to the cgroup above. A cgroup beside it
+/// is tagged, so that nothing is skipped for want of tags.
+fn beside_programs(own: &Path, name: &str, object: &str) -> io::Result<()> {
+    let failed = |error: &dyn std::fmt::Display| io::Error::other(error.to_string());
+    // SAFETY: this process has one thread.
+    unsafe { std::env::set_var(OBJECT, object) };
+    let above = OwnCgroup::create("bench").map_err(|error| failed(&error))?;
+    let (tagged, untagged) = match (above.child("tagged"), above.child("untagged")) {
+        (Ok(tagged), Ok(untagged)) => (tagged, untagged),
+        (Err(error), _) | (_, Err(error)) => return Err(failed(&error)),
+    };
+    let mut enforcer = Enforcer::load(&LoadOptions::default()).map_err(|error| failed(&error))?;
+    enforcer.attach_tracking().map_err(|error| failed(&error))?;
+    enforcer.attach_lsm().map_err(|error| failed(&error))?;
+    let directory = above.directory().map_err(|error| failed(&error))?;
+    enforcer.attach_cgroup(&directory).map_err(|error| failed(&error))?;
+    if name != "null" {
+        let id = tagged.id().map_err(|error| failed(&error))?;
+        enforcer.tag(id, Slot(1)).map_err(|error| failed(&error))?;
+    }
+    let script = format!("echo $$ > {}/cgroup.procs; exec \"$0\" ops {name}", untagged.path().display());
+    finish(Command::new("/bin/sh").args(["-c", &script]).arg(own))
+}
