@@ -18,7 +18,7 @@ pub fn restrict(rules: u32) -> io::Result<()> {
     let mut ruleset = Ruleset::default()
         .handle_access(all)
         .and_then(|ruleset| ruleset.handle_access(AccessNet::ConnectTcp))
-        .and_then(|ruleset| ruleset.create())
+        .and_then(Ruleset::create)
         .and_then(|ruleset| ruleset.add_rule(NetPort::new(PORT, AccessNet::ConnectTcp)))
         .map_err(failed)?;
     let moved = MOVED[0].rsplit_once('/').map_or("/", |(folder, _)| folder).to_owned();
