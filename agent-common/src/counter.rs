@@ -24,7 +24,9 @@ pub enum Counter {
     InheritFailed = 8,
     /// Denied because the policy tables contradict themselves.
     BadTable = 9,
+    /// Denied because renames never paused for long enough to read a path.
+    Raced = 10,
 }
 
 /// Number of counters.
-pub const COUNTERS: usize = 10;
+pub const COUNTERS: usize = 11;

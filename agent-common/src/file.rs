@@ -67,6 +67,9 @@ assert_size!(FsEntry, 24);
 
 /// A procfs: when the first component is the caller's own process id it is matched as `self`.
 pub const FS_PROC: u32 = 1;
+/// Only a rename changes the path of one of its directories, and no two directories ever have the same inode number and
+/// generation, so the states of the automata at them may be remembered.
+pub const FS_REMEMBER: u32 = 4;
 /// Some deny rule has `**` inside, so a directory may only be renamed within its own parent directory.
 pub const FS_STRICT_RENAME: u32 = 2;
 

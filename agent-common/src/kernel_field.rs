@@ -41,6 +41,9 @@ kernel_fields! {
     SUPER_BLOCK_S_ROOT = "super_block", "s_root";
     SUPER_BLOCK_S_MAGIC = "super_block", "s_magic";
     INODE_I_MODE = "inode", "i_mode";
+    INODE_I_FLAGS = "inode", "i_flags";
+    INODE_I_INO = "inode", "i_ino";
+    INODE_I_GENERATION = "inode", "i_generation";
     INODE_I_RDEV = "inode", "i_rdev";
     SOCKET_TYPE = "socket", "type";
     SOCKET_SK = "socket", "sk";
@@ -65,6 +68,7 @@ kernel_fields! {
     CSS_SET_DFL_CGRP = "css_set", "dfl_cgrp";
     MM_ARG_START = "mm_struct", "arg_start";
     MM_ARG_END = "mm_struct", "arg_end";
+    SEQCOUNT_SEQUENCE = "seqcount", "sequence";
     BPRM_FILE = "linux_binprm", "file";
     SK_BUFF_LEN = "sk_buff", "len";
     SK_BUFF_DATA = "sk_buff", "data";

@@ -21,6 +21,8 @@ pub const MAX_FILESYSTEMS: u32 = 4096;
 pub const MAX_PREFIXES: u32 = 131_072;
 /// Path buffers per CPU. A program may be preempted by a task that runs it too; when all are taken: denied and counted.
 pub const PATH_BUFFERS_PER_CPU: usize = 4;
+/// Directories whose automaton states are remembered; 16 bytes each. A power of two.
+pub const REMEMBERED_DIRECTORIES: usize = 1 << 14;
 /// Bytes of a command line that an exec event carries.
 pub const MAX_ARGV: usize = 2048;
 /// Bytes of the event ring. A power of two and a multiple of the page size.

@@ -1,4 +1,4 @@
-//! Stepping a path through a policy's automaton.
+//! Stepping a path through a policy's automata.
 
 use aya_ebpf::{cty::c_void, helpers::generated::bpf_loop};
 use stockade_common::{
@@ -13,17 +13,37 @@ use crate::{
 
 /// Bytes per turn of the outer loop.
 // verifier: a plain loop over 4096 bytes is refused ("sequence of 8193 jumps is too complex", 6.1), and each way out of
-// an inner loop multiplies what follows: 64 bytes take over a million instructions to verify on 6.12. With 4, and no
-// turn outside `bpf_loop`, a program that names one file takes 51,000; with 8 and a turn before it 164,000.
+// an inner loop multiplies what follows: 64 bytes take over a million instructions to verify on 6.12.
 const CHUNK: u32 = 4;
+/// Legs of the way: each automaton as far as the last component, then each through it.
+const LEGS: u32 = 4;
+
+/// Where a policy's two automata stand.
+#[derive(Clone, Copy)]
+pub struct States {
+    /// Rules that begin with a literal component.
+    pub anchored: u32,
+    /// Rules that begin with `**`.
+    pub floating: u32,
+}
 
 #[repr(C)]
 struct Stepper {
     next: *const u64,
     states: *const u64,
     buffer: *mut PathBuffer,
+    /// Where the path starts.
+    start: u32,
+    /// Where its last component starts.
+    last: u32,
+    leg: u32,
     position: u32,
+    /// Of the automaton that runs in this leg, and of the other.
     state: u32,
+    other: u32,
+    /// At the end of the second leg.
+    anchored_before_last: u32,
+    floating_before_last: u32,
 }
 
 /// `same` if `difference` is 0, else `other`.
@@ -39,15 +59,14 @@ fn select(difference: u64, same: u32, other: u32) -> u32 {
     same ^ ((same ^ other) & differs)
 }
 
-/// Steps over at most [`CHUNK`] bytes. True when there is nothing more to do.
+/// Steps over at most [`CHUNK`] bytes, and goes over to the next leg when one is done. True after the last.
 #[inline(always)]
 unsafe fn chunk(stepper: &mut Stepper) -> bool {
     let (next, states, buffer) = (stepper.next, stepper.states, stepper.buffer);
     let (mut position, mut state) = (stepper.position, stepper.state);
-    let mut done = false;
+    let end = if stepper.leg < LEGS / 2 { stepper.last } else { MAX_PATH as u32 };
     for _ in 0..CHUNK {
-        if position >= MAX_PATH as u32 || state & STOP != 0 {
-            done = true;
+        if position >= end || state & STOP != 0 {
             break;
         }
         // SAFETY: indices are masked to the size of the tables and of the path area.
@@ -63,8 +82,21 @@ unsafe fn chunk(stepper: &mut Stepper) -> bool {
     unsafe {
         stepper.position = PathBuffer::forget(buffer, position);
         stepper.state = PathBuffer::forget(buffer, state);
-        PathBuffer::forget(buffer, u32::from(done)) != 0
     }
+    if stepper.position < end && stepper.state & STOP == 0 {
+        return false;
+    }
+    // The automata take turns, whatever the leg.
+    let state = stepper.state;
+    stepper.state = stepper.other;
+    stepper.other = state;
+    stepper.leg += 1;
+    if stepper.leg == LEGS / 2 {
+        stepper.anchored_before_last = stepper.state;
+        stepper.floating_before_last = stepper.other;
+    }
+    stepper.position = if stepper.leg < LEGS / 2 { stepper.start } else { stepper.last };
+    stepper.leg >= LEGS
 }
 
 unsafe extern "C" fn turn(_index: u64, stepper: *mut c_void) -> u64 {
@@ -72,20 +104,53 @@ unsafe extern "C" fn turn(_index: u64, stepper: *mut c_void) -> u64 {
     u64::from(unsafe { chunk(&mut *stepper.cast::<Stepper>()) })
 }
 
-/// The state after the path from `position` on; `None` if the tables are missing.
+/// The path's way through the automata.
+#[derive(Clone, Copy)]
+pub struct Way {
+    /// Where they stood before the last component.
+    pub before_last: States,
+    /// Where they stand at the end.
+    pub end: States,
+}
+
+/// Steps the path at `start`, whose last component is at `last`, from `states` on. With `start` at `last` only that
+/// component is stepped. `None` if the tables are missing.
 ///
 /// # Safety
 /// `buffer` must come from [`crate::path::claim`].
 #[inline(always)]
-pub unsafe fn run(buffer: *mut PathBuffer, position: u32, state: u32) -> Option<u32> {
+pub unsafe fn run(buffer: *mut PathBuffer, start: u32, last: u32, states: States) -> Option<Way> {
+    let table = STATES.get_ptr(0)?.cast::<u64>();
     let next = NEXT.get_ptr(0)?.cast::<u64>();
-    let states = STATES.get_ptr(0)?.cast::<u64>();
-    let mut stepper = Stepper { next, states, buffer, position, state };
+    // A process's own id counts as stepped already, and may be all there is.
+    let last = if last < start { start } else { last };
+    let mut stepper = Stepper {
+        next,
+        states: table,
+        buffer,
+        start,
+        last,
+        leg: if start >= last { LEGS / 2 } else { 0 },
+        position: start,
+        state: states.anchored,
+        other: states.floating,
+        anchored_before_last: states.anchored,
+        floating_before_last: states.floating,
+    };
+    // Each leg may end in a chunk that is not full.
+    let turns = 2 * MAX_PATH as u32 / CHUNK + LEGS;
     // SAFETY: the callback takes what it is given here.
-    unsafe { bpf_loop(MAX_PATH as u32 / CHUNK, turn as *mut c_void, (&raw mut stepper).cast(), 0) };
-    // verifier: one way out, whether the first chunk was enough or not.
+    unsafe { bpf_loop(turns, turn as *mut c_void, (&raw mut stepper).cast(), 0) };
+    // verifier: one way out, however many turns it took.
     // SAFETY: as promised by the caller.
-    Some(unsafe { PathBuffer::forget(buffer, stepper.state) })
+    let forget = |state| unsafe { PathBuffer::forget(buffer, state) };
+    Some(Way {
+        before_last: States {
+            anchored: forget(stepper.anchored_before_last),
+            floating: forget(stepper.floating_before_last),
+        },
+        end: States { anchored: forget(stepper.state), floating: forget(stepper.other) },
+    })
 }
 
 /// Index into `ACCEPTS` of what holds when a path ends in `state`.

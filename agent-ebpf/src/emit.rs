@@ -14,7 +14,7 @@ use stockade_common::{
     counter::Counter,
     event::{EVENT_VERSION, EventHeader, FileBody, NetBody, kind, verdict},
     limits::MAX_PATH,
-    tag::SLOT_ENFORCE,
+    tag::{SLOT_ENFORCE, SlotConfig},
 };
 
 use crate::{
@@ -24,10 +24,16 @@ use crate::{
     path::{HEAD, PathBuffer},
 };
 
-/// A slot's flags; a slot that cannot be read enforces.
+/// What a slot is set to; a slot that cannot be read enforces.
+#[inline(always)]
+pub fn slot_config(slot: u32) -> SlotConfig {
+    SLOTS.get(slot).copied().unwrap_or(SlotConfig { flags: SLOT_ENFORCE, generation: 0 })
+}
+
+/// A slot's flags.
 #[inline(always)]
 pub fn slot_flags(slot: u32) -> u32 {
-    SLOTS.get(slot).map_or(SLOT_ENFORCE, |config| config.flags)
+    slot_config(slot).flags
 }
 
 /// Whether denials of a slot are enforced.

@@ -5,20 +5,22 @@ use stockade_common::{
     counter::Counter,
     event::{hook, kind, reason},
     file::{
-        ACCESS_EXEC, ACCESS_KINDS, ACCESS_MOVE, ACCESS_READ, ACCESS_WRITE, Accept, FS_PROC, FsEntry, FsKey,
-        NO_RULE,
+        ACCESS_EXEC, ACCESS_KINDS, ACCESS_MOVE, ACCESS_READ, ACCESS_WRITE, Accept, FS_PROC, FS_REMEMBER,
+        FsEntry, FsKey, NO_RULE,
     },
     limits::MAX_PATH,
-    tag::{SLOT_AUDIT_ALL, SLOT_ENFORCE},
+    tag::{SLOT_AUDIT_ALL, SLOT_ENFORCE, SlotConfig},
 };
 
 use crate::{
-    automaton, emit,
+    automaton::{self, States},
+    directory::{self, Occasion},
+    emit,
     kernel::{
         self, DENTRY_D_SB, FILE_F_FLAGS, FILE_F_MODE, S_IFBLK, S_IFMT, SUPER_BLOCK_S_DEV, SUPER_BLOCK_S_MAGIC,
     },
     maps::{ACCEPTS, FILESYSTEMS, count},
-    path::{self, PathBuffer, walk_error},
+    path::{self, PathBuffer, Walk, walk_error},
     tag,
 };
 
@@ -70,8 +72,13 @@ impl Decision {
 /// `lsm/file_open(file)`.
 #[inline(always)]
 pub fn open(ctx: &LsmContext) -> bool {
-    let Some((cgroup_id, slot)) = tag::current() else { return true };
-    let file: *const u8 = ctx.arg(0);
+    tag::candidate().is_none_or(|cgroup_id| judge_open(ctx.arg(0), cgroup_id))
+}
+
+/// An open by a process that may be tagged. A function of its own, so that others need not save the registers it uses.
+#[inline(never)]
+fn judge_open(file: *const u8, cgroup_id: u64) -> bool {
+    let Some(slot) = tag::tagged(cgroup_id) else { return true };
     // SAFETY: a typed kernel pointer.
     let (dentry, flags, fmode) = unsafe {
         (
@@ -107,8 +114,32 @@ pub fn open(ctx: &LsmContext) -> bool {
         return true;
     }
     let refused = if mode & S_IFMT == S_IFBLK { reason::DEVICE as u8 } else { 0 };
+    if access & ACCESS_WRITE == 0 && refused == 0 && known(dentry, slot, access) {
+        count(Counter::Allowed);
+        return true;
+    }
     let request = Request { cgroup_id, slot, access, mode, kind: kind::OPEN, hook: hook::FILE_OPEN, refused };
     check(dentry, &request)
+}
+
+/// Whether an open is allowed by what is remembered of its directory, and to be reported to nobody, so that its path is
+/// not needed; false says nothing.
+#[inline(never)]
+fn known(dentry: *const u8, slot: u32, access: u32) -> bool {
+    let SlotConfig { flags, generation } = emit::slot_config(slot);
+    if flags & SLOT_AUDIT_ALL != 0 {
+        return false;
+    }
+    let Some(buffer) = path::claim() else { return false };
+    // SAFETY: `dentry` is a typed kernel pointer, the buffer was claimed.
+    let allowed = unsafe {
+        let access = PathBuffer::forget(buffer, access);
+        directory::recall(dentry, buffer, Occasion { slot, generation })
+            .and_then(|(states, last)| automaton::run(buffer, last, last, states))
+            .is_some_and(|way| judge(way.end, access).reason == reason::RULE_ALLOW)
+    };
+    path::release(buffer);
+    allowed
 }
 
 /// Decides on `dentry` and reports. False: refuse.
@@ -126,13 +157,24 @@ pub fn check(dentry: *const u8, request: &Request) -> bool {
 
 #[inline(always)]
 unsafe fn check_in(dentry: *const u8, request: &Request, buffer: *mut PathBuffer) -> bool {
+    let SlotConfig { flags, generation } = emit::slot_config(request.slot);
+    let occasion = Occasion { slot: request.slot, generation };
+    // verifier: what the hook put in as constants would be followed through all that comes, once for each.
+    // SAFETY: as promised by the caller.
+    let (access, refused) = unsafe {
+        (
+            PathBuffer::forget(buffer, request.access),
+            PathBuffer::forget(buffer, u32::from(request.refused)) as u8,
+        )
+    };
+    let request = &Request { access, refused, ..*request };
     // SAFETY: as promised by the caller.
     let (dev, walk) = unsafe {
         let dev = kernel::field::<u32>(kernel::field(dentry, &DENTRY_D_SB), &SUPER_BLOCK_S_DEV);
         (dev, path::walk(dentry, buffer))
     };
     let mut start = MAX_PATH as u32;
-    let mut decision = match walk {
+    let mut decision = match walk.start {
         walk_error::NO_NAME => {
             count(Counter::NoName);
             Decision::new(reason::NO_NAME)
@@ -145,16 +187,26 @@ unsafe fn check_in(dentry: *const u8, request: &Request, buffer: *mut PathBuffer
             count(Counter::HelperFailed);
             Decision::new(reason::INTERNAL)
         }
+        walk_error::RACED => {
+            count(Counter::Raced);
+            Decision::new(reason::INTERNAL)
+        }
         position => {
             start = position;
             // SAFETY: as promised by the caller.
-            unsafe { by_path(buffer, position, request, dev) }
+            unsafe { by_path(dentry, buffer, walk, request, dev, occasion) }
         }
     };
     if request.refused != 0 {
         decision = Decision::new(u16::from(request.refused));
     }
-    let flags = emit::slot_flags(request.slot);
+    // verifier: all ways to a decision meet here, or the report is verified for each of them.
+    // SAFETY: the buffer was claimed.
+    let (start, decision) = unsafe {
+        let reason = PathBuffer::forget(buffer, u32::from(decision.reason)) as u16;
+        let rule = PathBuffer::forget(buffer, decision.rule);
+        (PathBuffer::forget(buffer, start), Decision { reason, rule })
+    };
     let allow = decision.allows();
     count(if allow { Counter::Allowed } else { Counter::Denied });
     if !allow || request.access & ACCESS_WRITE != 0 || flags & SLOT_AUDIT_ALL != 0 {
@@ -164,43 +216,57 @@ unsafe fn check_in(dentry: *const u8, request: &Request, buffer: *mut PathBuffer
     allow || flags & SLOT_ENFORCE == 0
 }
 
-/// What the policy says about the path at `position` of the buffer.
+/// What the policy says about the path that was walked.
 #[inline(always)]
-unsafe fn by_path(buffer: *mut PathBuffer, position: u32, request: &Request, dev: u32) -> Decision {
+unsafe fn by_path(
+    dentry: *const u8,
+    buffer: *mut PathBuffer,
+    walk: Walk,
+    request: &Request,
+    dev: u32,
+    occasion: Occasion,
+) -> Decision {
     let key = FsKey { slot: request.slot, dev };
     // SAFETY: the value is copied out at once.
     let Some(entry) = unsafe { FILESYSTEMS.get(&key) }.copied() else {
         return Decision::new(reason::UNKNOWN_FILESYSTEM);
     };
-    let (mut position, mut anchored, mut floating) = (position, entry.anchored, entry.floating);
+    let mut start = walk.start;
+    let mut states = States { anchored: entry.anchored, floating: entry.floating };
     if entry.flags & FS_PROC != 0 {
         // SAFETY: as promised by the caller.
-        if let Some(after) = unsafe { own_process(buffer, position) } {
-            position = after;
-            anchored = entry.anchored_self;
-            floating = entry.floating_self;
+        if let Some(after) = unsafe { own_process(buffer, start) } {
+            start = after;
+            states = States { anchored: entry.anchored_self, floating: entry.floating_self };
         }
     }
     // verifier: both ways meet here with the same knowledge, or the automata are verified for each (6.12: four times).
     // SAFETY: as promised by the caller.
     unsafe {
-        position = PathBuffer::forget(buffer, position);
-        anchored = PathBuffer::forget(buffer, anchored);
-        floating = PathBuffer::forget(buffer, floating);
+        start = PathBuffer::forget(buffer, start);
+        states.anchored = PathBuffer::forget(buffer, states.anchored);
+        states.floating = PathBuffer::forget(buffer, states.floating);
     }
     // SAFETY: as promised by the caller.
-    let states =
-        unsafe { (automaton::run(buffer, position, anchored), automaton::run(buffer, position, floating)) };
-    let (Some(anchored), Some(floating)) = states else { return internal() };
-    let (Some(a), Some(f)) = (accept(anchored), accept(floating)) else { return internal() };
+    let Some(way) = (unsafe { automaton::run(buffer, start, walk.last, states) }) else { return internal() };
+    if entry.flags & FS_REMEMBER != 0 && start < walk.last && walk.sequence & 1 == 0 {
+        // SAFETY: these are the states at the path walked.
+        unsafe { directory::remember(dentry, occasion, walk.sequence, way.before_last) };
+    }
+    judge(way.end, request.access)
+}
 
-    let denied = (a.deny | f.deny) & request.access;
+/// What holds for an access to a path at whose end the automata are in these states.
+#[inline(always)]
+fn judge(end: States, access: u32) -> Decision {
+    let (Some(a), Some(f)) = (accept(end.anchored), accept(end.floating)) else { return internal() };
+    let denied = (a.deny | f.deny) & access;
     if denied != 0 {
-        let rule = rule_for(&a.deny_rule, &f.deny_rule, a.deny, f.deny, request.access);
+        let rule = rule_for(&a.deny_rule, &f.deny_rule, a.deny, f.deny, access);
         let moves = denied == ACCESS_MOVE;
         return Decision { reason: if moves { reason::MOVES_DENIED } else { reason::RULE_DENY }, rule };
     }
-    let wanted = request.access & !ACCESS_MOVE;
+    let wanted = access & !ACCESS_MOVE;
     if (a.allow | f.allow) & wanted == wanted {
         let rule = rule_for(&a.allow_rule, &f.allow_rule, a.allow, f.allow, wanted);
         return Decision { reason: reason::RULE_ALLOW, rule };

@@ -8,14 +8,14 @@ use stockade_common::{
     counter::{COUNTERS as COUNTER_COUNT, Counter},
     file::{Accept, FsEntry, FsKey},
     limits::{
-        MAX_FILESYSTEMS, MAX_PREFIXES, MAX_SLOTS, MAX_TAGS, PATH_BUFFERS_PER_CPU, RING_BYTES, TABLE_ENTRIES,
-        TAG_FILTER_BUCKETS,
+        MAX_FILESYSTEMS, MAX_PREFIXES, MAX_SLOTS, MAX_TAGS, PATH_BUFFERS_PER_CPU, REMEMBERED_DIRECTORIES,
+        RING_BYTES, TABLE_ENTRIES, TAG_FILTER_BUCKETS,
     },
     net::{PortRange, PortRun, PrefixData},
     tag::{SlotConfig, Tag},
 };
 
-use crate::path::PathBuffer;
+use crate::{directory::Memory, path::PathBuffer};
 
 /// One automaton table. Lets userspace write it through mmap (`BPF_F_MMAPABLE`).
 pub type Table = [u64; TABLE_ENTRIES];
@@ -44,6 +44,8 @@ pub static PREFIXES: LpmTrie<PrefixData, PortRun, { MAX_PREFIXES as usize }> = L
 /// Resized at load to what the policy needs.
 #[btf_map]
 pub static PORTS: Array<PortRange, 1> = Array::new();
+#[btf_map]
+pub static DIRECTORIES: Array<Memory, REMEMBERED_DIRECTORIES> = Array::new();
 #[btf_map]
 pub static COUNTERS: PerCpuArray<u64, COUNTER_COUNT> = PerCpuArray::new();
 #[btf_map]

@@ -2,7 +2,10 @@
 
 use core::arch::asm;
 
-use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::{
+    cty::c_void,
+    helpers::generated::{bpf_loop, bpf_probe_read_kernel},
+};
 use stockade_common::{
     counter::Counter,
     event::{EventHeader, FileBody},
@@ -10,6 +13,7 @@ use stockade_common::{
 };
 
 use crate::{
+    directory::{RENAME_LOCK, rename_sequence},
     kernel::{self, DENTRY_D_NAME_LEN, DENTRY_D_NAME_NAME, DENTRY_D_PARENT, DENTRY_D_SB, SUPER_BLOCK_S_ROOT},
     maps::{PATH_BUFFERS, count},
 };
@@ -127,51 +131,161 @@ pub mod walk_error {
     pub const TOO_LONG: u32 = u32::MAX - 1;
     /// A helper failed.
     pub const FAILED: u32 = u32::MAX - 2;
+    /// Something was being renamed all the time.
+    pub const RACED: u32 = u32::MAX - 3;
 }
 
-/// Writes the path of `dentry` to the end of `buffer`. Returns the position where it starts, or a [`walk_error`].
+/// A path in a buffer.
+#[derive(Clone, Copy)]
+pub struct Walk {
+    /// Where it starts, or a [`walk_error`].
+    pub start: u32,
+    /// Where its last component starts.
+    pub last: u32,
+    /// Sequence of renames at which this was its path; odd if that is not known.
+    pub sequence: u32,
+}
+
+/// Times a walk is begun anew because something was renamed meanwhile. The kernel's own path walks try for ever.
+const ATTEMPTS: u32 = 1 << 18;
+/// No sequence: an even one is not that of a rename going on.
+const UNKNOWN: u32 = 1;
+
+#[repr(C)]
+struct Walker {
+    dentry: *const u8,
+    buffer: *mut PathBuffer,
+    walk: Walk,
+}
+
+unsafe extern "C" fn attempt(_index: u64, walker: *mut c_void) -> u64 {
+    // SAFETY: `walk` passes its own walker.
+    unsafe {
+        let walker = &mut *walker.cast::<Walker>();
+        let before = rename_sequence().unwrap_or(UNKNOWN);
+        let start = PathBuffer::forget(walker.buffer, climb(walker.dentry, walker.buffer));
+        let known = RENAME_LOCK.load() != 0;
+        if known && (before & 1 != 0 || rename_sequence() != Some(before)) {
+            return 0;
+        }
+        let length: u32 = kernel::field(walker.dentry, &DENTRY_D_NAME_LEN);
+        let last = (MAX_PATH as u32).wrapping_sub(length + 1);
+        walker.walk = Walk { start, last: if last > start { last } else { start }, sequence: before };
+        1
+    }
+}
+
+/// Writes the path of `dentry` to the end of `buffer`.
 ///
 /// # Safety
 /// `dentry` must be a typed kernel pointer, `buffer` come from [`claim`].
 #[inline(always)]
-pub unsafe fn walk(dentry: *const u8, buffer: *mut PathBuffer) -> u32 {
-    // SAFETY: as promised by the caller.
-    unsafe { PathBuffer::forget(buffer, climb(dentry, buffer)) }
+pub unsafe fn walk(dentry: *const u8, buffer: *mut PathBuffer) -> Walk {
+    let mut walker =
+        Walker { dentry, buffer, walk: Walk { start: walk_error::RACED, last: 0, sequence: UNKNOWN } };
+    // SAFETY: the callback takes what it is given here.
+    unsafe {
+        bpf_loop(ATTEMPTS, attempt as *mut c_void, (&raw mut walker).cast(), 0);
+        let Walk { start, last, sequence } = walker.walk;
+        Walk {
+            start: PathBuffer::forget(buffer, start),
+            last: PathBuffer::forget(buffer, last),
+            sequence: PathBuffer::forget(buffer, sequence),
+        }
+    }
 }
 
+/// Writes the last component of the path of `dentry`, with its slash, to the end of `buffer`. Returns where it starts;
+/// `None` for a root, and for what [`walk`] will find to be wrong.
+///
+/// # Safety
+/// As [`walk`].
 #[inline(always)]
-unsafe fn climb(dentry: *const u8, buffer: *mut PathBuffer) -> u32 {
+pub unsafe fn last_component(dentry: *const u8, buffer: *mut PathBuffer) -> Option<u32> {
     // SAFETY: typed loads checked by the verifier; buffer positions are masked.
     unsafe {
-        let root: *const u8 = kernel::field(kernel::field(dentry, &DENTRY_D_SB), &SUPER_BLOCK_S_ROOT);
-        let mut dentry = dentry;
-        let mut position = MAX_PATH as u32;
-        for _ in 0..MAX_DEPTH {
-            if dentry == root {
-                if position == MAX_PATH as u32 {
-                    position -= 1;
-                    *PathBuffer::byte(buffer, position) = b'/';
-                }
-                return position;
-            }
-            let parent: *const u8 = kernel::field(dentry, &DENTRY_D_PARENT);
-            if parent == dentry {
-                return walk_error::NO_NAME;
-            }
-            let length: u32 = kernel::field(dentry, &DENTRY_D_NAME_LEN);
-            if length == 0 || length > MAX_NAME as u32 || position <= length {
-                return walk_error::TOO_LONG;
-            }
-            position -= length + 1;
-            let slash = PathBuffer::byte(buffer, position);
-            *slash = b'/';
-            let name: u64 = kernel::field(dentry, &DENTRY_D_NAME_NAME);
-            let length = masked::<{ MAX_NAME as u32 }>(length) as u32;
-            if bpf_probe_read_kernel(slash.add(1).cast(), length, name as *const _) != 0 {
-                return walk_error::FAILED;
-            }
-            dentry = parent;
+        if kernel::field::<*const u8>(dentry, &DENTRY_D_PARENT) == dentry {
+            return None;
         }
-        walk_error::TOO_LONG
+        let position = prepend(dentry, buffer, MAX_PATH as u32);
+        let position = PathBuffer::forget(buffer, position);
+        (position < MAX_PATH as u32).then_some(position)
+    }
+}
+
+/// Writes the name of `dentry`, with a slash before it, in front of `position`. Returns where it starts, or a
+/// [`walk_error`].
+#[inline(always)]
+unsafe fn prepend(dentry: *const u8, buffer: *mut PathBuffer, position: u32) -> u32 {
+    // SAFETY: typed loads checked by the verifier; buffer positions are masked.
+    unsafe {
+        let length: u32 = kernel::field(dentry, &DENTRY_D_NAME_LEN);
+        if length == 0 || length > MAX_NAME as u32 || position <= length {
+            return walk_error::TOO_LONG;
+        }
+        let position = position - (length + 1);
+        let slash = PathBuffer::byte(buffer, position);
+        *slash = b'/';
+        let name: u64 = kernel::field(dentry, &DENTRY_D_NAME_NAME);
+        let length = masked::<{ MAX_NAME as u32 }>(length) as u32;
+        if bpf_probe_read_kernel(slash.add(1).cast(), length, name as *const _) != 0 {
+            return walk_error::FAILED;
+        }
+        position
+    }
+}
+
+/// A walk on its way up.
+#[repr(C)]
+struct Climber {
+    dentry: *const u8,
+    root: *const u8,
+    buffer: *mut PathBuffer,
+    /// Where the path starts so far; at the end that, or a [`walk_error`].
+    position: u32,
+}
+
+/// One component. 1 when there is nothing more to do.
+// verifier: an unrolled loop over 64 components is verified 64 times, and on 6.4 to 6.18 each typed load looks a name up
+// in all of the kernel's BTF: 13 thousand million machine instructions for the programs together, in a loop of its own
+// a few hundred million.
+unsafe extern "C" fn component(_index: u64, climber: *mut c_void) -> u64 {
+    // SAFETY: `climb` passes its own climber; typed loads checked by the verifier; buffer positions are masked.
+    unsafe {
+        let climber = &mut *climber.cast::<Climber>();
+        let (dentry, buffer) = (climber.dentry, climber.buffer);
+        if dentry == climber.root {
+            return 1;
+        }
+        let parent: *const u8 = kernel::field(dentry, &DENTRY_D_PARENT);
+        climber.position = if parent == dentry {
+            walk_error::NO_NAME
+        } else {
+            PathBuffer::forget(buffer, prepend(dentry, buffer, climber.position))
+        };
+        climber.dentry = parent;
+        u64::from(climber.position > MAX_PATH as u32)
+    }
+}
+
+/// Writes the path of `dentry`, whatever is renamed meanwhile. Returns where it starts, or a [`walk_error`].
+#[inline(always)]
+unsafe fn climb(dentry: *const u8, buffer: *mut PathBuffer) -> u32 {
+    // SAFETY: typed loads checked by the verifier; the callback takes what it is given here.
+    unsafe {
+        let root: *const u8 = kernel::field(kernel::field(dentry, &DENTRY_D_SB), &SUPER_BLOCK_S_ROOT);
+        let mut climber = Climber { dentry, root, buffer, position: MAX_PATH as u32 };
+        bpf_loop(MAX_DEPTH as u32, component as *mut c_void, (&raw mut climber).cast(), 0);
+        let position = PathBuffer::forget(buffer, climber.position);
+        if position > MAX_PATH as u32 {
+            position
+        } else if climber.dentry != root {
+            walk_error::TOO_LONG
+        } else if position == MAX_PATH as u32 {
+            *PathBuffer::byte(buffer, position - 1) = b'/';
+            position - 1
+        } else {
+            position
+        }
     }
 }

@@ -38,7 +38,7 @@ pub fn exec(ctx: &BtfTracePointContext) {
         let dentry = kernel::file_dentry(kernel::field(bprm, &BPRM_FILE));
         let dev = kernel::field::<u32>(kernel::field(dentry, &DENTRY_D_SB), &SUPER_BLOCK_S_DEV);
         let mode = kernel::dentry_mode(dentry);
-        let start = path::walk(dentry, buffer).min(MAX_PATH as u32);
+        let start = path::walk(dentry, buffer).start.min(MAX_PATH as u32);
         let request = Request {
             cgroup_id,
             slot,

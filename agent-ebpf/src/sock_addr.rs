@@ -45,7 +45,7 @@ unsafe fn port(raw: *const bpf_sock_addr) -> u16 {
 
 #[inline(always)]
 fn judge(ctx: &SockAddrContext, destination: &Destination, kind: u16, hook: u8) -> bool {
-    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let Some((cgroup_id, slot)) = tag::current_by_helper() else { return true };
     let decision = net::decide(slot, destination);
     // SAFETY: context loads, checked by the verifier.
     let (family, sock_type) = unsafe { ((*ctx.sock_addr).family as u16, (*ctx.sock_addr).type_ as u16) };
@@ -107,7 +107,7 @@ pub fn sock_create(ctx: &SockContext) -> bool {
     if net::nameable(family, sock_type, protocol) {
         return true;
     }
-    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let Some((cgroup_id, slot)) = tag::current_by_helper() else { return true };
     let body = NetBody {
         addr: [0; 16],
         port: 0,

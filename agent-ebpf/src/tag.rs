@@ -1,7 +1,10 @@
 //! Which slot the current task is held to, and the inheritance of tags by new child cgroups.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_cgroup_id, generated::bpf_get_current_ancestor_cgroup_id},
+    helpers::{
+        bpf_get_current_cgroup_id,
+        generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_task_btf},
+    },
     programs::BtfTracePointContext,
 };
 use stockade_common::{counter::Counter, tag::filter_bucket};
@@ -27,17 +30,35 @@ pub fn slot_of(cgroup_id: u64) -> Option<u32> {
 /// The current task's tag: (cgroup id, slot).
 #[inline(always)]
 pub fn current() -> Option<(u64, u32)> {
+    candidate().and_then(|id| tagged(id).map(|slot| (id, slot)))
+}
+
+/// The current task's cgroup, if the filter does not rule out that it is tagged.
+#[inline(always)]
+pub fn candidate() -> Option<u64> {
+    // Typed loads: the helper that gives the id takes and leaves a lock around the same.
+    // SAFETY: a typed pointer to the current task.
+    filtered(unsafe { kernel::task_cgroup_id(bpf_get_current_task_btf().cast::<u8>().cast_const()) })
+}
+
+/// [`current`] for cgroup programs, which on 6.1 may not ask for the task.
+#[inline(always)]
+pub fn current_by_helper() -> Option<(u64, u32)> {
     // SAFETY: takes no arguments.
-    let id = unsafe { bpf_get_current_cgroup_id() };
+    filtered(unsafe { bpf_get_current_cgroup_id() }).and_then(|id| tagged(id).map(|slot| (id, slot)))
+}
+
+#[inline(always)]
+fn filtered(id: u64) -> Option<u64> {
     match TAG_FILTER.get(filter_bucket(id)) {
         Some(0) | None => None,
-        Some(_) => tagged(id).map(|slot| (id, slot)),
+        Some(_) => Some(id),
     }
 }
 
-/// The slow half of [`current`]: the filter says "maybe".
+/// Slot of a [`candidate`], if it is tagged.
 #[inline(always)]
-fn tagged(id: u64) -> Option<u32> {
+pub fn tagged(id: u64) -> Option<u32> {
     // SAFETY: the value is copied out at once.
     if let Some(tag) = unsafe { TAGS.get(&id) } {
         return Some(tag.slot);

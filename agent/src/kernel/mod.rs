@@ -6,6 +6,7 @@
 pub mod btf;
 mod links;
 mod object;
+mod rename_lock;
 mod tables;
 
 use std::{
@@ -174,6 +175,14 @@ impl Enforcer {
         for (field, offset) in &offsets {
             loader.override_global(field.global, offset, false);
         }
+        let lock = rename_lock::address().unwrap_or_default();
+        let key = rename_lock::key().map_err(|source| KernelError::System {
+            step: "asking for",
+            object: "a random number".into(),
+            source,
+        })?;
+        loader.override_global("RENAME_LOCK", &lock, false);
+        loader.override_global("TAG_KEY", &key, false);
         loader.map_max_entries("ACCEPTS", options.max_accepts.max(1));
         loader.map_max_entries("PORTS", options.max_ports.max(1));
         let mut enforcer = Self { ebpf: loader.load(&object)?, btf, links: Vec::new() };
@@ -287,6 +296,15 @@ impl Enforcer {
         let mut tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
         tags.insert(cgroup_id, Tag { slot: slot.0, flags: 0 }, 0)
             .map_err(|source| KernelError::Map { map: "TAGS", source })
+    }
+
+    /// Of each program, how many instructions the verifier looked at (kernel 5.16).
+    #[must_use]
+    pub fn verified_instructions(&self) -> Vec<(&str, u32)> {
+        let programs = self.ebpf.programs();
+        programs
+            .filter_map(|(name, program)| Some((name, program.info().ok()?.verified_instruction_count()?)))
+            .collect()
     }
 
     /// The ring of events; can be taken once.

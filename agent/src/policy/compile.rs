@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use stockade_common::{
-    file::{ACCESS_MOVE, ACCESS_READ, Accept, DEAD, FS_PROC, FS_STRICT_RENAME, FsEntry, STATE_MASK},
+    file::{
+        ACCESS_MOVE, ACCESS_READ, Accept, DEAD, FS_PROC, FS_REMEMBER, FS_STRICT_RENAME, FsEntry, STATE_MASK,
+    },
     net::PORT_ALLOW,
 };
 
@@ -41,6 +43,12 @@ pub enum CompileError {
         longest: String,
     },
 }
+
+/// Filesystem types whose directories change their path by a rename on this host only, and whose new inodes get a
+/// generation of their own (or can't be made, or their numbers are never used again): not those that show what lies on
+/// other machines, in other filesystems or in the kernel.
+const LOCAL: [&str; 10] =
+    ["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "tmpfs", "devtmpfs", "squashfs", "erofs"];
 
 #[derive(Default)]
 struct Filesystem {
@@ -122,6 +130,9 @@ fn translate(policy: &CheckedPolicy, mounts: &MountTable) -> BTreeMap<u32, Files
                     let filesystem = filesystems.entry(mount.dev).or_default();
                     if mount.fs_type == "proc" {
                         filesystem.flags |= FS_PROC;
+                    }
+                    if LOCAL.contains(&mount.fs_type.as_str()) {
+                        filesystem.flags |= FS_REMEMBER;
                     }
                     if rule.deny && has_inner_any(&pattern) {
                         filesystem.flags |= FS_STRICT_RENAME;
