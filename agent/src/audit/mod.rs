@@ -7,6 +7,8 @@
 
 pub mod decode;
 pub mod digest;
+#[cfg(test)]
+mod golden;
 pub mod json;
 pub mod name;
 pub mod origin;
