@@ -13,6 +13,7 @@ use super::{
     name::escape,
     terms,
 };
+use crate::policy::mounts::Mount;
 
 /// What was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -141,14 +142,20 @@ fn subject(record: &Record, context: &Context) -> (Subject, bool) {
     match &record.body {
         Body::File(File { dev, access, path, .. })
         | Body::Exec { file: File { dev, access, path, .. }, .. } => {
-            let seen = context.mounts.visible(*dev, path);
+            let is_proc = |mount: &Mount| mount.dev == *dev && mount.fs_type == "proc";
+            let path = if context.mounts.mounts.iter().any(is_proc) {
+                in_any_run(path, header.tgid)
+            } else {
+                path.to_vec()
+            };
+            let seen = context.mounts.visible(*dev, &path);
             let reachable = seen.is_some();
-            let path = escape(seen.as_deref().unwrap_or(path));
+            let path = escape(&seen.unwrap_or(path));
             (Subject::File { access: Access::of(*access), path }, reachable)
         }
         Body::Net(net) => (network(header.kind, net), true),
-        Body::Target { pid, .. } if header.kind == kind::PTRACE => {
-            (Subject::Other(format!("reach into process {pid}")), false)
+        Body::Target { .. } if header.kind == kind::PTRACE => {
+            (Subject::Other("reach into a process".into()), false)
         }
         Body::Target { .. } => {
             let what = match header.hook {
@@ -162,6 +169,23 @@ fn subject(record: &Record, context: &Context) -> (Subject, bool) {
             (Subject::Other(terms::kind_name(header.kind).into()), false)
         }
     }
+}
+
+/// A path inside a procfs without the ids of one run: rules call the process's own directory `self`, others become `*`.
+fn in_any_run(path: &[u8], own: u32) -> Vec<u8> {
+    let is_id = |name: &[u8]| !name.is_empty() && name.iter().all(u8::is_ascii_digit);
+    let own = own.to_string();
+    let mut names: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+    // The first is what stands before the first slash: nothing.
+    if let Some(name) = names.get_mut(1).filter(|name| is_id(name)) {
+        *name = if *name == own.as_bytes() { b"self" } else { b"*" };
+        if let [_, _, b"task", thread, ..] = names.as_mut_slice()
+            && is_id(thread)
+        {
+            *thread = b"*";
+        }
+    }
+    names.join(&b'/')
 }
 
 fn network(event: u16, net: &Net) -> Subject {
@@ -204,6 +228,7 @@ fn reason_text(why: u16) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::{super::sample, *};
+    use crate::policy::mounts::MountTable;
 
     fn refusal(kind: u16, body: Body) -> Refusal {
         Refusal::of(&Record { header: sample::header(kind), body }, &Context::default())
@@ -219,6 +244,22 @@ mod tests {
         assert_eq!(named(b"/a\nb").flag(), None);
         assert_eq!(named(b"/a\nb").what(), "read /a\\x0ab");
         assert_eq!(named(b"").what(), "read a file");
+    }
+
+    #[test]
+    fn process_ids_are_no_part_of_what_was_refused() {
+        let shown = |path: &[u8]| String::from_utf8(in_any_run(path, 100)).unwrap();
+        assert_eq!(shown(b"/100/status"), "/self/status");
+        assert_eq!(shown(b"/1/status"), "/*/status");
+        assert_eq!(shown(b"/100/task/101/comm"), "/self/task/*/comm");
+        assert_eq!((shown(b"/sys/kernel"), shown(b"/")), ("/sys/kernel".into(), "/".into()));
+        let mounts = MountTable::parse(b"1 1 0:5 / /proc rw - proc proc rw\n").unwrap();
+        let context = Context { mounts, ..Context::default() };
+        let mut file = sample::file(1, b"/100/status");
+        file.dev = 5;
+        let record = Record { header: sample::header(kind::OPEN), body: Body::File(file) };
+        let flag = Refusal::of(&record, &context).flag();
+        assert_eq!(flag.as_deref(), Some("--allow-read '/proc/self/status'"));
     }
 
     #[test]

@@ -104,13 +104,15 @@ fn single(refusal: &Refusal, count: u64) -> Line {
     Line { count, text: format!("{}: {}{hint}", refusal.what(), refusal.why) }
 }
 
-/// The directory that might be allowed instead of the file. Not one at the top, and no home: too much else is in there.
+/// The directory that might be allowed instead of the file. Not one at the top but /tmp, and no home: too much else is in
+/// there.
 fn folder(refusal: &Refusal) -> Option<(Access, &str)> {
     let Subject::File { access, path } = &refusal.subject else { return None };
     let (folder, _) = path.rsplit_once('/')?;
     let names = folder.matches('/').count();
     let is_home = names == 2 && folder.starts_with("/home/");
-    (refusal.allowable && names > 1 && !is_home && is_plain(path)).then_some((*access, folder))
+    let narrow = folder == "/tmp" || names > 1 && !is_home;
+    (refusal.allowable && narrow && is_plain(path)).then_some((*access, folder))
 }
 
 #[cfg(test)]

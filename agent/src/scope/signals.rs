@@ -4,7 +4,7 @@
 //! foreground group, the command included, and must not be passed on a second time.
 
 use nix::sys::{
-    signal::{SigSet, Signal},
+    signal::{self, SigHandler, SigSet, Signal},
     signalfd::{SfdFlags, SignalFd, siginfo},
 };
 
@@ -42,6 +42,9 @@ pub fn block() -> nix::Result<SignalFd> {
         set.add(signal);
     }
     set.add(Signal::SIGCHLD);
+    // Where it is ignored (some parents leave it so), the kernel throws a child's status away.
+    // SAFETY: the default is no handler of ours.
+    unsafe { signal::signal(Signal::SIGCHLD, SigHandler::SigDfl) }?;
     set.thread_block()?;
     SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
 }

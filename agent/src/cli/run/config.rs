@@ -139,5 +139,12 @@ fn policy(
         home: user.map(|user| user.home.clone()).or_else(|| std::env::var_os("HOME").map(PathBuf::from)),
         user: user.map(|user| user.name.clone()).or_else(|| std::env::var("USER").ok()),
     };
-    check::check(parsed.as_ref().map(|(source, policy)| (source, policy)), &overlay).map_err(usage)
+    let mut policy =
+        check::check(parsed.as_ref().map(|(source, policy)| (source, policy)), &overlay).map_err(usage)?;
+    if let Some(text) = events.and_then(Destination::rule).filter(|text| !args.deny_file.contains(text)) {
+        for rule in policy.rules.iter_mut().filter(|rule| rule.source == "--deny-file" && rule.text == text) {
+            rule.source = "--events".into();
+        }
+    }
+    Ok(policy)
 }

@@ -26,6 +26,9 @@ use crate::{
     },
 };
 
+/// More than the ring can hold: should something survive that makes records for ever, there is an end all the same.
+const LAST_BATCHES: usize = 256;
+
 /// What is supervised.
 #[derive(Debug)]
 pub struct Supervisor<'a> {
@@ -71,18 +74,20 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Takes what is in the ring when all processes are gone.
+    /// Takes what is in the ring when the command has ended.
     ///
     /// # Errors
     /// If the losses cannot be read.
     pub fn rest(&mut self) -> Result<(), KernelError> {
-        loop {
+        for _ in 0..LAST_BATCHES {
             let batch = self.ring.rest();
-            if batch.is_empty() {
-                return self.take(batch);
-            }
+            let empty = batch.is_empty();
             self.take(batch)?;
+            if empty {
+                break;
+            }
         }
+        Ok(())
     }
 
     fn take(&mut self, batch: Vec<bytes::Bytes>) -> Result<(), KernelError> {
