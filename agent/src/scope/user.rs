@@ -97,12 +97,15 @@ pub fn target(asked: Option<&str>, caller: Option<Caller>) -> Result<Option<User
     }
 }
 
-/// Groups as `initgroups` sets them.
+/// Groups as `initgroups` sets them; one in the user database that another has taken the place of is kept.
 fn known(entry: unistd::User, gid: Option<u32>) -> Result<User, UserError> {
     let gid = gid.map_or(entry.gid, Gid::from_raw);
     let failed = |error| UserError::Lookup(entry.name.clone(), error);
     let name = CString::new(entry.name.as_str()).map_err(|_| failed(nix::Error::EINVAL))?;
-    let groups = getgrouplist(&name, gid).map_err(failed)?;
+    let mut groups = getgrouplist(&name, gid).map_err(failed)?;
+    if !groups.contains(&entry.gid) {
+        groups.push(entry.gid);
+    }
     Ok(User {
         uid: entry.uid.as_raw(),
         gid: gid.as_raw(),
@@ -161,6 +164,6 @@ mod tests {
         assert_eq!((user.uid, user.gid, user.groups.as_slice()), (4_242_424, 44, &[44][..]));
         let known = target(None, Some(Caller { uid: 0, gid: Some(44) })).unwrap().unwrap();
         assert_eq!(known.gid, 44);
-        assert!(known.groups.contains(&44));
+        assert!(known.groups.contains(&44) && known.groups.contains(&0));
     }
 }
