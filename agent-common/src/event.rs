@@ -4,14 +4,13 @@
 use crate::{assert_size, pod};
 
 /// Raised when a record's layout changes.
-pub const EVENT_VERSION: u16 = 1;
+pub const EVENT_VERSION: u16 = 2;
 
 /// Kinds, numbered by family: 1xx process, 2xx file, 3xx network.
 pub mod kind {
-    /// Body [`super::FileBody`] and a path: a program was executed (after the fact).
+    /// Body [`super::FileBody`] and a path, then [`super::ArgvBody`] and a command line, its words NUL-terminated: a
+    /// program was executed (after the fact).
     pub const EXEC: u16 = 100;
-    /// Body [`super::ArgvBody`] and bytes: the command line of the exec event just before, NUL-separated.
-    pub const ARGV: u16 = 101;
     /// Body [`super::ForkBody`].
     pub const FORK: u16 = 102;
     /// Body [`super::ExitBody`]: the last thread of a process is gone.
@@ -196,13 +195,13 @@ pub struct NetBody {
 }
 assert_size!(NetBody, 24);
 
-/// Body of [`kind::ARGV`]; `len` bytes follow.
+/// Second part of [`kind::EXEC`], behind the path and so at any alignment; `len` bytes follow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ArgvBody {
-    /// Bytes that follow.
+    /// Bytes that follow; fewer than `full_len` where the command line was cut or could not be read.
     pub len: u32,
-    /// Bytes the command line really has.
+    /// Bytes the command line has.
     pub full_len: u32,
 }
 assert_size!(ArgvBody, 8);

@@ -23,7 +23,7 @@ pub const MAX_PREFIXES: u32 = 131_072;
 pub const PATH_BUFFERS_PER_CPU: usize = 4;
 /// Directories whose automaton states are remembered; 16 bytes each. A power of two.
 pub const REMEMBERED_DIRECTORIES: usize = 1 << 14;
-/// Bytes of a command line that an exec event carries.
-pub const MAX_ARGV: usize = 2048;
+/// An exec event carries fewer bytes of the command line than this. A power of two: the programs mask with it.
+pub const MAX_ARGV: usize = 4096;
 /// Bytes of the event ring. A power of two and a multiple of the page size.
 pub const RING_BYTES: usize = 4 << 20;

@@ -1,23 +1,24 @@
 //! Exec, fork and exit of tagged processes, for the audit. These observe; they decide nothing.
 
 use aya_ebpf::{
-    cty::c_void,
     helpers::generated::{bpf_get_current_task_btf, bpf_probe_read_kernel, bpf_probe_read_user},
     programs::BtfTracePointContext,
 };
 use stockade_common::{
-    event::{ArgvBody, EventHeader, ExitBody, ForkBody, hook, kind, reason},
+    counter::Counter,
+    event::{ArgvBody, EventHeader, ExitBody, FileBody, ForkBody, hook, kind, reason},
     file::ACCESS_EXEC,
     limits::{MAX_ARGV, MAX_PATH},
 };
 
 use crate::{
     emit::{self, Actor},
-    file::{Decision, Request},
+    file::Decision,
     kernel::{
         self, BPRM_FILE, DENTRY_D_SB, MM_ARG_END, MM_ARG_START, SIGNAL_LIVE, SUPER_BLOCK_S_DEV,
         TASK_EXIT_CODE, TASK_MM, TASK_PID, TASK_SIGNAL, TASK_TGID,
     },
+    maps::count,
     path::{self, HEAD, PathBuffer},
     tag,
 };
@@ -31,7 +32,10 @@ fn observed() -> Decision {
 #[inline(always)]
 pub fn exec(ctx: &BtfTracePointContext) {
     let Some((cgroup_id, slot)) = tag::current() else { return };
-    let Some(buffer) = path::claim() else { return };
+    let Some(buffer) = path::claim() else {
+        count(Counter::LostOther);
+        return;
+    };
     let bprm: *const u8 = ctx.arg(2);
     // SAFETY: typed kernel pointers; the buffer was claimed.
     unsafe {
@@ -39,59 +43,70 @@ pub fn exec(ctx: &BtfTracePointContext) {
         let dev = kernel::field::<u32>(kernel::field(dentry, &DENTRY_D_SB), &SUPER_BLOCK_S_DEV);
         let mode = kernel::dentry_mode(dentry);
         let start = path::walk(dentry, buffer).start.min(MAX_PATH as u32);
-        let request = Request {
-            cgroup_id,
-            slot,
-            access: ACCESS_EXEC,
-            mode,
-            kind: kind::EXEC,
-            hook: hook::SCHED_EXEC,
-            refused: 0,
-        };
-        let flags = emit::slot_flags(slot);
-        emit::file(buffer, start, &request, dev, &observed(), flags);
-        argv(buffer, &Actor { cgroup_id, slot, ppid: emit::ppid() }, flags);
+        let body = FileBody { dev, access: ACCESS_EXEC, mode, path_len: 0 };
+        report_exec(buffer, start, body, &Actor { cgroup_id, slot, ppid: emit::ppid() });
     }
     path::release(buffer);
 }
 
 #[repr(C)]
-struct ArgvRecord {
+struct ExecHead {
     header: EventHeader,
-    body: ArgvBody,
+    body: FileBody,
 }
+const ARGV: usize = size_of::<ArgvBody>();
+const _: () = assert!(size_of::<ExecHead>() == HEAD && ARGV + MAX_ARGV <= MAX_PATH + 8);
 
-/// Sends the new program's command line.
+/// Sends the path that starts at `start`, and the new program's command line behind it.
 ///
 /// # Safety
-/// `buffer` must be claimed.
+/// `buffer` must be claimed, and hold a path from `start` on.
 #[inline(always)]
-unsafe fn argv(buffer: *mut PathBuffer, actor: &Actor, flags: u32) {
-    const PREFIX: usize = size_of::<ArgvRecord>();
-    const _: () = assert!(PREFIX <= HEAD && PREFIX + MAX_ARGV <= MAX_PATH);
-    // SAFETY: typed kernel pointers; sizes are bounded below the buffer's.
+unsafe fn report_exec(buffer: *mut PathBuffer, start: u32, body: FileBody, actor: &Actor) {
+    let path_len = (MAX_PATH as u32).wrapping_sub(start) & (MAX_PATH as u32 - 1);
+    // SAFETY: the path is moved to the front, forwards, as the helper copies; all lengths are masked, and their sum is
+    // below the buffer's.
+    unsafe {
+        // verifier: bounds of a position and of a length behind it add up past the buffer, as it doesn't know that they
+        // depend on each other; so the record starts at a constant position.
+        let head = PathBuffer::head(buffer, 0);
+        let text = head.add(HEAD);
+        bpf_probe_read_kernel(text.cast(), path_len, PathBuffer::byte(buffer, start).cast());
+        let argv = text.add(path_len as usize);
+        let (len, full_len) = command_line(argv.add(ARGV));
+        let argv_body = ArgvBody { len, full_len };
+        bpf_probe_read_kernel(argv.cast(), ARGV as u32, (&raw const argv_body).cast());
+        let size = HEAD + ARGV + path_len as usize + len as usize;
+        let flags = emit::slot_flags(actor.slot);
+        let record = ExecHead {
+            header: emit::header(kind::EXEC, hook::SCHED_EXEC, size, actor, &observed(), flags),
+            body: FileBody { path_len, ..body },
+        };
+        bpf_probe_read_kernel(head.cast(), HEAD as u32, (&raw const record).cast());
+        emit::send(head.cast(), size, false);
+    }
+}
+
+/// Copies the current task's command line. Returns the bytes copied and the bytes there are.
+///
+/// # Safety
+/// `to` must have room for [`MAX_ARGV`] bytes.
+#[inline(always)]
+unsafe fn command_line(to: *mut u8) -> (u32, u32) {
+    // SAFETY: typed kernel pointers; the length is masked.
     unsafe {
         let task = bpf_get_current_task_btf().cast::<u8>().cast_const();
         let mm: *const u8 = kernel::field(task, &TASK_MM);
         if mm.is_null() {
-            return;
+            return (0, 0);
         }
         let from: u64 = kernel::field(mm, &MM_ARG_START);
-        let to: u64 = kernel::field(mm, &MM_ARG_END);
-        let full = to.wrapping_sub(from);
+        let end: u64 = kernel::field(mm, &MM_ARG_END);
+        let full = end.wrapping_sub(from);
         let length =
             if full >= MAX_ARGV as u64 { MAX_ARGV as u32 - 1 } else { full as u32 } & (MAX_ARGV as u32 - 1);
-        let size = PREFIX + length as usize;
-        let record = ArgvRecord {
-            header: emit::header(kind::ARGV, hook::SCHED_EXEC, size, actor, &observed(), flags),
-            body: ArgvBody { len: length, full_len: full as u32 },
-        };
-        let head = PathBuffer::head(buffer, 0);
-        bpf_probe_read_kernel(head.cast(), PREFIX as u32, (&raw const record).cast());
-        let text: *mut c_void = head.add(PREFIX).cast();
-        if bpf_probe_read_user(text, length, from as *const _) == 0 {
-            emit::send(head.cast(), size, false);
-        }
+        let read = bpf_probe_read_user(to.cast(), length, from as *const _);
+        (if read == 0 { length } else { 0 }, full as u32)
     }
 }
 

@@ -1,11 +1,21 @@
 //! Ring-buffer records to [`Record`]. Total: any bytes give a record or an error.
 
-use stockade_common::event::{EventHeader, kind};
+use bytes::{Buf as _, Bytes, TryGetError};
+use stockade_common::event::{EVENT_VERSION, EventHeader, kind};
 
-/// A record is cut, or of a kind or version this agent does not know.
+/// Why a record cannot be read.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("event record of {0} bytes cannot be decoded")]
-pub struct DecodeError(pub usize);
+pub enum DecodeError {
+    /// It ends too early.
+    #[error("event record is cut: {0}")]
+    Cut(#[from] TryGetError),
+    /// Written by programs of another build.
+    #[error("event record has version {0}, not {EVENT_VERSION}")]
+    Version(u16),
+    /// Not one of [`kind`].
+    #[error("event record has the unknown kind {0}")]
+    Kind(u16),
+}
 
 /// One record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,38 +26,48 @@ pub struct Record {
     pub body: Body,
 }
 
+/// A file, named by the filesystem it is on and the path inside it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct File {
+    /// Kernel encoding of the filesystem's device.
+    pub dev: u32,
+    /// `ACCESS_*` bits.
+    pub access: u32,
+    /// `i_mode`.
+    pub mode: u32,
+    /// Inside the filesystem; empty where it has no name that the programs could give.
+    pub path: Bytes,
+}
+
+/// A destination or socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Net {
+    /// IPv4 mapped.
+    pub addr: [u8; 16],
+    /// Host order.
+    pub port: u16,
+    /// `IPPROTO_*`.
+    pub protocol: u16,
+    /// `AF_*`.
+    pub family: u16,
+    /// `SOCK_*`.
+    pub sock_type: u16,
+}
+
 /// What differs by kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
-    /// A file.
-    File {
-        /// Kernel encoding of the filesystem's device.
-        dev: u32,
-        /// `ACCESS_*` bits.
-        access: u32,
-        /// `i_mode`.
-        mode: u32,
-        /// Inside the filesystem.
-        path: Vec<u8>,
-    },
-    /// A destination or socket.
-    Net {
-        /// IPv4 mapped.
-        addr: [u8; 16],
-        /// Host order.
-        port: u16,
-        /// `IPPROTO_*`.
-        protocol: u16,
-        /// `AF_*`.
-        family: u16,
-        /// `SOCK_*`.
-        sock_type: u16,
-    },
-    /// A command line.
-    Argv {
-        /// NUL-separated.
-        bytes: Vec<u8>,
-        /// Bytes it really has.
+    /// An open or change.
+    File(File),
+    /// A connect, send, or the making of a socket.
+    Net(Net),
+    /// A program and its command line.
+    Exec {
+        /// The program.
+        file: File,
+        /// Its words, each ended by a NUL.
+        argv: Bytes,
+        /// Bytes the command line has; more than there are in `argv` where it was cut.
         full_len: u32,
     },
     /// A new process.
@@ -69,84 +89,76 @@ pub enum Body {
     },
 }
 
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn bytes(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (head, tail) = self.0.split_at_checked(length)?;
-        self.0 = tail;
-        Some(head)
-    }
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.bytes(N)?.try_into().ok()
-    }
-    fn u8(&mut self) -> Option<u8> {
-        self.array::<1>().map(|bytes| bytes[0])
-    }
-    fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_ne_bytes)
-    }
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_ne_bytes)
-    }
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_ne_bytes)
-    }
-}
-
-/// Decodes one record.
+/// Decodes one record; its bytes are shared, not copied.
 ///
 /// # Errors
 /// If it is cut or unknown.
-pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
-    record(&mut Reader(bytes)).ok_or(DecodeError(bytes.len()))
-}
-
-fn record(reader: &mut Reader<'_>) -> Option<Record> {
+pub fn decode(mut bytes: Bytes) -> Result<Record, DecodeError> {
+    let bytes = &mut bytes;
     // In the order of `EventHeader`'s fields; the compiler holds both to be complete.
     let header = EventHeader {
-        size: reader.u32()?,
-        kind: reader.u16()?,
-        version: reader.u16()?,
-        boot_ns: reader.u64()?,
-        cgroup_id: reader.u64()?,
-        tgid: reader.u32()?,
-        tid: reader.u32()?,
-        ppid: reader.u32()?,
-        uid: reader.u32()?,
-        slot: reader.u32()?,
-        rule: reader.u32()?,
-        reason: reader.u16()?,
-        verdict: reader.u8()?,
-        hook: reader.u8()?,
-        pad: reader.u32()?,
-        comm: reader.array()?,
+        size: bytes.try_get_u32_ne()?,
+        kind: bytes.try_get_u16_ne()?,
+        version: bytes.try_get_u16_ne()?,
+        boot_ns: bytes.try_get_u64_ne()?,
+        cgroup_id: bytes.try_get_u64_ne()?,
+        tgid: bytes.try_get_u32_ne()?,
+        tid: bytes.try_get_u32_ne()?,
+        ppid: bytes.try_get_u32_ne()?,
+        uid: bytes.try_get_u32_ne()?,
+        slot: bytes.try_get_u32_ne()?,
+        rule: bytes.try_get_u32_ne()?,
+        reason: bytes.try_get_u16_ne()?,
+        verdict: bytes.try_get_u8()?,
+        hook: bytes.try_get_u8()?,
+        pad: bytes.try_get_u32_ne()?,
+        comm: array(bytes)?,
     };
-    if header.version != stockade_common::event::EVENT_VERSION {
-        return None;
+    if header.version != EVENT_VERSION {
+        return Err(DecodeError::Version(header.version));
     }
     let body = match header.kind {
-        kind::OPEN | kind::CHANGE | kind::EXEC => {
-            let (dev, access, mode, length) = (reader.u32()?, reader.u32()?, reader.u32()?, reader.u32()?);
-            Body::File { dev, access, mode, path: reader.bytes(length as usize)?.to_vec() }
+        kind::OPEN | kind::CHANGE => Body::File(file(bytes)?),
+        kind::EXEC => {
+            let file = file(bytes)?;
+            let (length, full_len) = (bytes.try_get_u32_ne()?, bytes.try_get_u32_ne()?);
+            Body::Exec { file, argv: part(bytes, length)?, full_len }
         }
-        kind::CONNECT | kind::SEND | kind::SOCKET | kind::UNIX => Body::Net {
-            addr: reader.array()?,
-            port: reader.u16()?,
-            protocol: reader.u16()?,
-            family: reader.u16()?,
-            sock_type: reader.u16()?,
-        },
-        kind::ARGV => {
-            let (length, full_len) = (reader.u32()?, reader.u32()?);
-            Body::Argv { bytes: reader.bytes(length as usize)?.to_vec(), full_len }
+        kind::CONNECT | kind::SEND | kind::SOCKET | kind::UNIX => Body::Net(Net {
+            addr: array(bytes)?,
+            port: bytes.try_get_u16_ne()?,
+            protocol: bytes.try_get_u16_ne()?,
+            family: bytes.try_get_u16_ne()?,
+            sock_type: bytes.try_get_u16_ne()?,
+        }),
+        kind::FORK => Body::Fork { child: bytes.try_get_u32_ne()? },
+        kind::EXIT => Body::Exit { status: bytes.try_get_u32_ne()? },
+        kind::PTRACE | kind::CONFINE => {
+            Body::Target { pid: bytes.try_get_u32_ne()?, detail: bytes.try_get_u32_ne()? }
         }
-        kind::FORK => Body::Fork { child: reader.u32()? },
-        kind::EXIT => Body::Exit { status: reader.u32()? },
-        kind::PTRACE | kind::CONFINE => Body::Target { pid: reader.u32()?, detail: reader.u32()? },
-        _ => return None,
+        unknown => return Err(DecodeError::Kind(unknown)),
     };
-    Some(Record { header, body })
+    Ok(Record { header, body })
+}
+
+fn file(bytes: &mut Bytes) -> Result<File, TryGetError> {
+    let (dev, access, mode) = (bytes.try_get_u32_ne()?, bytes.try_get_u32_ne()?, bytes.try_get_u32_ne()?);
+    let length = bytes.try_get_u32_ne()?;
+    Ok(File { dev, access, mode, path: part(bytes, length)? })
+}
+
+fn array<const N: usize>(bytes: &mut Bytes) -> Result<[u8; N], TryGetError> {
+    let mut out = [0; N];
+    bytes.try_copy_to_slice(&mut out)?;
+    Ok(out)
+}
+
+fn part(bytes: &mut Bytes, length: u32) -> Result<Bytes, TryGetError> {
+    let (requested, available) = (length as usize, bytes.remaining());
+    if requested > available {
+        return Err(TryGetError { requested, available });
+    }
+    Ok(bytes.split_to(requested))
 }
 
 #[cfg(test)]
@@ -155,19 +167,49 @@ mod tests {
 
     use super::*;
 
+    fn head(kind: u16) -> Vec<u8> {
+        let mut bytes = vec![0u8; size_of::<EventHeader>()];
+        bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+        bytes[6..8].copy_from_slice(&EVENT_VERSION.to_ne_bytes());
+        bytes
+    }
+
+    #[test]
+    fn exec_carries_path_and_command_line() {
+        let mut bytes = head(kind::EXEC);
+        for word in [8 << 20 | 1, 4, 0o100_755, 3u32] {
+            bytes.extend(word.to_ne_bytes());
+        }
+        bytes.extend(b"/sh");
+        bytes.extend(6u32.to_ne_bytes());
+        bytes.extend(9u32.to_ne_bytes());
+        bytes.extend(b"sh\0-c\0");
+        let record = decode(Bytes::from(bytes)).unwrap();
+        let file = File { dev: 8 << 20 | 1, access: 4, mode: 0o100_755, path: Bytes::from_static(b"/sh") };
+        assert_eq!(record.body, Body::Exec { file, argv: Bytes::from_static(b"sh\0-c\0"), full_len: 9 });
+    }
+
+    #[test]
+    fn cut_and_foreign_records_are_refused() {
+        let cut = decode(Bytes::from(head(kind::EXIT)));
+        assert_eq!(cut, Err(DecodeError::Cut(TryGetError { requested: 4, available: 0 })));
+        assert_eq!(decode(Bytes::from(head(999))), Err(DecodeError::Kind(999)));
+        let mut old = head(kind::EXIT);
+        old[6] = 1;
+        assert_eq!(decode(Bytes::from(old)), Err(DecodeError::Version(1)));
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_decoded_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = decode(&bytes);
+            let _ = decode(Bytes::from(bytes));
         }
 
         #[test]
         fn known_kinds_of_any_length(kind in 100u16..310, tail in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let mut bytes = vec![0u8; 72];
-            bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
-            bytes[6..8].copy_from_slice(&1u16.to_ne_bytes());
+            let mut bytes = head(kind);
             bytes.extend(tail);
-            let _ = decode(&bytes);
+            let _ = decode(Bytes::from(bytes));
         }
     }
 }

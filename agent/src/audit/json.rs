@@ -1,240 +1,244 @@
-//! Events as JSON lines, `stockade/event/v1` (docs/schema/event-v1.json).
+//! Events as JSON, `stockade/event/v1` (docs/schema/event-v1.json): what the kernel programs recorded.
 
-use std::net::Ipv6Addr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use stockade_common::{
-    event::{hook, kind, reason, verdict},
-    file::{ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE},
+    event::{hook, kind},
+    file::ACCESS_EXEC,
 };
 
-use super::decode::{Body, Record};
+use super::{
+    decode::{Body, File, Net, Record},
+    name::escape,
+    process::Descent,
+    terms,
+};
 use crate::policy::{image::RuleInfo, mounts::MountTable};
 
 /// Name and version of the form.
 pub const SCHEMA: &str = "stockade/event/v1";
 
+/// Which policy a run was held to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PolicyId {
+    /// As the policy calls itself.
+    pub name: String,
+    /// See [`super::digest`].
+    pub digest: String,
+    /// `enforce` or `audit`.
+    pub mode: &'static str,
+}
+
 /// What records are explained with.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Context {
+    /// The policy.
+    pub policy: PolicyId,
     /// By rule id.
     pub rules: Vec<RuleInfo>,
     /// Of the workload.
     pub mounts: MountTable,
-    /// Nanoseconds of wall-clock time at boot.
-    pub boot_time_ns: i128,
+    /// The kernel's id of this boot.
+    pub boot_id: String,
+    /// Wall-clock time of boot.
+    pub boot_time: SystemTime,
 }
 
-/// Bytes as text; what is not UTF-8 is kept as `\xNN`, and a backslash doubled then.
-#[must_use]
-pub fn text(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => bytes.escape_ascii().to_string(),
+impl Default for Context {
+    fn default() -> Self {
+        Self {
+            policy: PolicyId::default(),
+            rules: Vec::new(),
+            mounts: MountTable::default(),
+            boot_id: String::new(),
+            boot_time: UNIX_EPOCH,
+        }
     }
 }
 
-/// Path as the workload sees it, or the one inside the filesystem where it is not mounted.
-#[must_use]
-pub fn visible_path(context: &Context, dev: u32, path: &[u8]) -> Vec<u8> {
-    context.mounts.visible(dev, path).unwrap_or_else(|| path.to_vec())
-}
-
-/// Names of `ACCESS_*` bits.
-#[must_use]
-pub fn access_names(access: u32) -> Vec<&'static str> {
-    [(ACCESS_READ, "read"), (ACCESS_WRITE, "write"), (ACCESS_EXEC, "exec")]
-        .into_iter()
-        .filter(|(bit, _)| access & bit != 0)
-        .map(|(_, name)| name)
-        .collect()
-}
-
-/// Address, IPv4 where it is a mapped one.
-#[must_use]
-pub fn address(addr: [u8; 16]) -> std::net::IpAddr {
-    let addr = Ipv6Addr::from(addr);
-    addr.to_ipv4_mapped().map_or_else(|| addr.into(), Into::into)
-}
-
-/// Name of an event's kind.
-#[must_use]
-pub fn kind_name(event: u16) -> &'static str {
-    match event {
-        kind::EXEC => "exec",
-        kind::ARGV => "argv",
-        kind::FORK => "fork",
-        kind::EXIT => "exit",
-        kind::PTRACE => "ptrace",
-        kind::CONFINE => "confine",
-        kind::OPEN => "open",
-        kind::CHANGE => "change",
-        kind::CONNECT => "connect",
-        kind::SEND => "send",
-        kind::SOCKET => "socket",
-        kind::UNIX => "unix",
-        _ => "unknown",
+impl Context {
+    /// Path as the workload sees it, or the one inside the filesystem where it is not mounted.
+    #[must_use]
+    pub fn visible(&self, dev: u32, path: &Bytes) -> Bytes {
+        self.mounts.visible(dev, path).map_or_else(|| path.clone(), Into::into)
     }
-}
 
-/// Name of a reason.
-#[must_use]
-pub fn reason_name(why: u16) -> &'static str {
-    match why {
-        reason::RULE_ALLOW => "rule_allow",
-        reason::RULE_DENY => "rule_deny",
-        reason::NO_RULE => "no_rule",
-        reason::UNKNOWN_FILESYSTEM => "unknown_filesystem",
-        reason::NO_NAME => "no_name",
-        reason::PATH_TOO_LONG => "path_too_long",
-        reason::FAMILY => "family",
-        reason::DEVICE => "device",
-        reason::OUTSIDE => "outside",
-        reason::INSIDE => "inside",
-        reason::MOVES_DENIED => "moves_denied",
-        reason::CONFINED => "confined",
-        _ => "internal",
+    /// What every event has.
+    pub(super) fn common(&self, kind: &str, boot_ns: u64) -> Map<String, Value> {
+        let time = self.boot_time + Duration::from_nanos(boot_ns);
+        let mut out = Map::new();
+        out.insert("schema".into(), json!(SCHEMA));
+        out.insert("kind".into(), json!(kind));
+        out.insert("time".into(), json!(humantime::format_rfc3339_nanos(time).to_string()));
+        out.insert("boot_ns".into(), json!(boot_ns));
+        out.insert("boot_id".into(), json!(self.boot_id));
+        let PolicyId { name, digest, mode } = &self.policy;
+        out.insert("policy".into(), json!({ "name": name, "digest": digest, "mode": mode }));
+        out
     }
 }
 
 /// A record as one JSON object.
 #[must_use]
-pub fn event(record: &Record, context: &Context) -> Value {
+pub fn event(record: &Record, actor: &Descent, context: &Context) -> Value {
     let header = &record.header;
-    let mut out = Map::new();
+    let mut out = context.common(terms::kind_name(header.kind), header.boot_ns);
     let mut put = |key: &str, value: Value| out.insert(key.to_owned(), value);
-    put("schema", json!(SCHEMA));
-    put("time_ns", json!((context.boot_time_ns + i128::from(header.boot_ns)).to_string()));
-    put("boot_ns", json!(header.boot_ns));
-    put("kind", json!(kind_name(header.kind)));
-    put(
-        "verdict",
-        json!(match header.verdict {
-            verdict::ALLOWED => "allowed",
-            verdict::DENIED => "denied",
-            _ => "would_deny",
-        }),
-    );
-    put("reason", json!(reason_name(header.reason)));
+    match header.kind {
+        // These tell of what has happened; nothing was decided.
+        kind::FORK | kind::EXIT => {}
+        kind::EXEC => {
+            put("verdict", json!(terms::verdict_name(header.verdict)));
+        }
+        _ => {
+            put("verdict", json!(terms::verdict_name(header.verdict)));
+            put("reason", json!(terms::reason_name(header.reason)));
+            put("rule", context.rules.get(header.rule as usize).map_or(Value::Null, |rule| json!(rule)));
+        }
+    }
     put("hook", json!(hook::NAMES.get(usize::from(header.hook)).copied().unwrap_or("unknown")));
-    put("rule", context.rules.get(header.rule as usize).map_or(Value::Null, |rule| json!(rule)));
     put("cgroup_id", json!(header.cgroup_id));
-    let comm = header.comm.split(|byte| *byte == 0).next().unwrap_or_default();
-    put(
-        "process",
-        json!({
-            "pid": header.tgid, "tid": header.tid, "ppid": header.ppid, "uid": header.uid, "comm": text(comm),
-        }),
-    );
+    put("process", process(record, actor));
     match &record.body {
-        Body::File { dev, access, mode, path } => {
-            let seen = visible_path(context, *dev, path);
-            put(
-                "file",
-                json!({
-                    "path": text(&seen),
-                    "path_is_escaped": std::str::from_utf8(&seen).is_err(),
-                    "dev": format!("{}:{}", dev >> 20, dev & 0xf_ffff),
-                    "fs_path": text(path),
-                    "access": access_names(*access),
-                    "mode": format!("{mode:o}"),
-                }),
-            );
+        Body::File(opened) => {
+            put("file", file(opened, context));
         }
-        Body::Net { addr, port, protocol, family, sock_type } => {
-            put(
-                "net",
-                json!({
-                    "address": address(*addr).to_string(), "port": port, "protocol": protocol, "family": family,
-                    "type": sock_type,
-                }),
-            );
+        Body::Exec { file: program, argv, full_len } => {
+            put("file", file(&File { access: ACCESS_EXEC, ..program.clone() }, context));
+            put("argv", json!(words(argv)));
+            put("truncated", json!((argv.len() as u64) < u64::from(*full_len)));
         }
-        Body::Argv { bytes, full_len } => {
-            let words: Vec<String> =
-                bytes.strip_suffix(b"\0").unwrap_or(bytes).split(|byte| *byte == 0).map(text).collect();
-            put("argv", json!(words));
-            put("truncated", json!((bytes.len() as u64) < u64::from(*full_len)));
+        Body::Net(net) if matches!(header.kind, kind::CONNECT | kind::SEND) => {
+            put("net", destination(net));
+        }
+        Body::Net(net) => {
+            put("socket", socket(net));
         }
         Body::Fork { child } => {
             put("child", json!(child));
         }
         Body::Exit { status } => {
-            put("exit", json!({ "code": (status >> 8) & 0xff, "signal": status & 0x7f }));
+            put("exit", wait_status(*status));
         }
-        Body::Target { pid, detail } => {
-            put("target", json!({ "pid": pid, "detail": detail }));
+        Body::Target { pid, detail } if header.kind == kind::PTRACE => {
+            put("target", json!({ "pid": pid, "mode": detail }));
+        }
+        Body::Target { detail, .. } => {
+            put("operation", operation(header.hook, *detail));
         }
     }
     Value::Object(out)
 }
 
-/// A record of records that were lost.
+fn process(record: &Record, actor: &Descent) -> Value {
+    let header = &record.header;
+    let comm = header.comm.split(|byte| *byte == 0).next().unwrap_or_default();
+    let exe = |exe: &Option<Bytes>| exe.as_ref().map(|exe| escape(exe));
+    let ancestors: Vec<Value> =
+        actor.ancestors.iter().map(|one| json!({ "pid": one.pid, "exe": exe(&one.exe) })).collect();
+    json!({
+        "pid": header.tgid, "tid": header.tid, "ppid": header.ppid, "uid": header.uid, "comm": escape(comm),
+        "exe": exe(&actor.exe), "ancestors": ancestors, "ancestors_truncated": actor.truncated,
+    })
+}
+
+fn file(file: &File, context: &Context) -> Value {
+    let File { dev, access, mode, path } = file;
+    // A root has a name, `/`; no name at all means that the programs found none.
+    let named = (!path.is_empty()).then_some(path);
+    json!({
+        "path": named.map(|path| escape(&context.visible(*dev, path))),
+        "dev": format!("{}:{}", dev >> 20, dev & 0xf_ffff),
+        "fs_path": named.map(|path| escape(path)),
+        "access": terms::access_names(*access),
+        "mode": format!("{mode:o}"),
+    })
+}
+
+fn destination(net: &Net) -> Value {
+    // Refused for its family: what the address is was not looked at.
+    let known = net.addr != [0; 16] || net.port != 0;
+    json!({
+        "address": known.then(|| terms::address(net.addr).to_string()), "port": known.then_some(net.port),
+        "protocol": terms::protocol(net.protocol), "family": terms::family(net.family),
+        "type": terms::socket_type(net.sock_type),
+    })
+}
+
+fn socket(net: &Net) -> Value {
+    json!({
+        "family": terms::family(net.family), "type": terms::socket_type(net.sock_type), "protocol": net.protocol,
+    })
+}
+
+/// The words of a command line, each ended by a NUL; the last may be cut.
 #[must_use]
-pub fn gap(denied: u64, other: u64) -> Value {
-    json!({ "schema": SCHEMA, "kind": "gap", "lost_denied": denied, "lost_other": other })
+pub fn words(argv: &[u8]) -> Vec<String> {
+    if argv.is_empty() {
+        return Vec::new();
+    }
+    argv.strip_suffix(b"\0").unwrap_or(argv).split(|byte| *byte == 0).map(escape).collect()
+}
+
+/// A status as `waitpid` gives it: the code, or the signal.
+#[must_use]
+pub fn wait_status(status: u32) -> Value {
+    let signal = status & 0x7f;
+    json!({ "code": (signal == 0).then_some((status >> 8) & 0xff), "signal": (signal != 0).then_some(signal) })
+}
+
+fn operation(from: u8, detail: u32) -> Value {
+    match from {
+        hook::BPF => json!({ "name": "bpf", "command": detail }),
+        hook::TASK_ALLOC => json!({ "name": "clone_into_cgroup", "command": null }),
+        _ => json!({ "name": "unknown", "command": detail }),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use stockade_common::event::EventHeader;
+    use super::{super::sample, *};
 
-    const SCHEMA_TEXT: &str = include_str!("../../../docs/schema/event-v1.json");
-
-    fn header(kind: u16) -> EventHeader {
-        EventHeader {
-            size: 0,
-            kind,
-            version: 1,
-            boot_ns: 5,
-            cgroup_id: 7,
-            tgid: 1,
-            tid: 1,
-            ppid: 0,
-            uid: 0,
-            slot: 1,
-            rule: 0,
-            reason: reason::NO_RULE,
-            verdict: verdict::DENIED,
-            hook: hook::FILE_OPEN,
-            pad: 0,
-            comm: *b"sh\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
-        }
+    fn shown(kind: u16) -> Value {
+        let records = sample::each_kind();
+        let record = records.iter().find(|record| record.header.kind == kind).unwrap();
+        event(record, &Descent::default(), &Context::default())
     }
 
     #[test]
-    fn every_kind_is_as_the_schema_says() {
-        let validator = jsonschema::validator_for(&serde_json::from_str(SCHEMA_TEXT).unwrap()).unwrap();
-        let context = Context::default();
-        let file = || Body::File { dev: 5, access: 3, mode: 0, path: b"/a\n\xff".to_vec() };
-        let net = || Body::Net { addr: [0; 16], port: 1, protocol: 6, family: 2, sock_type: 1 };
-        let target = || Body::Target { pid: 1, detail: 2 };
-        let bodies = [
-            (kind::OPEN, file()),
-            (kind::CHANGE, file()),
-            (kind::EXEC, file()),
-            (kind::CONNECT, net()),
-            (kind::SEND, net()),
-            (kind::SOCKET, net()),
-            (kind::UNIX, net()),
-            (kind::ARGV, Body::Argv { bytes: b"a\0b\0".to_vec(), full_len: 4 }),
-            (kind::FORK, Body::Fork { child: 2 }),
-            (kind::EXIT, Body::Exit { status: 256 }),
-            (kind::PTRACE, target()),
-            (kind::CONFINE, target()),
-        ];
-        for (kind, body) in bodies {
-            let value = event(&Record { header: header(kind), body }, &context);
-            assert!(validator.is_valid(&value), "{value}");
-            assert!(!value.to_string().contains('\n'), "one line");
-        }
-        assert!(validator.is_valid(&gap(1, 2)));
-        assert!(!validator.is_valid(&json!({ "schema": SCHEMA, "kind": "nonsense" })));
+    fn time_is_wall_clock_time_of_the_boot_clock() {
+        let context = Context { boot_time: UNIX_EPOCH + Duration::from_secs(86_400), ..Context::default() };
+        let record = &sample::each_kind()[0];
+        let event = event(record, &Descent::default(), &context);
+        assert_eq!(event["time"], "1970-01-02T00:00:05.000000000Z");
+        assert_eq!(event["boot_ns"], 5_000_000_000u64);
     }
 
     #[test]
-    fn mapped_addresses_are_shown_as_ipv4() {
-        assert_eq!(address([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 127, 0, 0, 1]).to_string(), "127.0.0.1");
+    fn names_are_escaped_everywhere_alike() {
+        let open = shown(kind::OPEN);
+        assert_eq!(open["file"]["path"], r"/a\x0a\xff\\");
+        assert_eq!(open["file"]["fs_path"], r"/a\x0a\xff\\");
+        assert_eq!(open["process"]["comm"], r"sh\\\xff");
+        assert_eq!(shown(kind::EXEC)["argv"], json!(["a", r"\xff", "b"]));
+    }
+
+    #[test]
+    fn command_lines_are_split_at_each_nul() {
+        assert_eq!(words(b""), Vec::<String>::new());
+        assert_eq!(words(b"\0"), [""]);
+        assert_eq!(words(b"sh\0\0-c\0"), ["sh", "", "-c"]);
+        assert_eq!(words(b"sh\0cut"), ["sh", "cut"]);
+    }
+
+    #[test]
+    fn only_decisions_have_reasons() {
+        assert_eq!(shown(kind::CONNECT)["reason"], "no_rule");
+        assert_eq!(shown(kind::EXEC).get("reason"), None);
+        assert_eq!(shown(kind::EXIT).get("verdict"), None);
+        assert_eq!(shown(kind::EXIT)["exit"], json!({ "code": 1, "signal": null }));
+        assert_eq!(wait_status(9), json!({ "code": null, "signal": 9 }));
     }
 }

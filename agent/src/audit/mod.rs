@@ -1,5 +1,26 @@
-//! From ring-buffer records to audit events: decode, JSON, summary.
+//! What happened in a run: records to events and a summary.
+//!
+//! ```text
+//! ring -> decode -> process (who) -> json -> trail -> sink
+//!                                 -> summary
+//! ```
 
 pub mod decode;
+pub mod digest;
+#[cfg(test)]
+mod golden;
 pub mod json;
+pub mod name;
+pub mod origin;
+pub mod process;
+pub mod refusal;
+pub mod ring;
+pub mod run;
+#[cfg(test)]
+mod sample;
+#[cfg(test)]
+mod schema;
+pub mod sink;
 pub mod summary;
+pub mod terms;
+pub mod trail;

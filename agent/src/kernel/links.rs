@@ -127,11 +127,20 @@ impl Drop for PinnedDirectory {
     }
 }
 
+/// Another run may be at it too.
 fn remove_pins(directory: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        fs::remove_file(entry?.path())?;
+    let gone = |result: io::Result<()>| match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) => return gone(Err(error)),
+    };
+    for entry in entries {
+        gone(fs::remove_file(entry?.path()))?;
     }
-    fs::remove_dir(directory)
+    gone(fs::remove_dir(directory))
 }
 
 /// Removes the pins of runs that are over: those directories below `base` for which `is_live` says no. Returns what

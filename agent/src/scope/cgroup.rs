@@ -9,6 +9,8 @@ use std::{
     time::Duration,
 };
 
+use nix::fcntl::{Flock, FlockArg};
+
 use crate::policy::mounts::MountTable;
 
 /// Turns of 10 ms that are waited for a killed cgroup to empty.
@@ -31,6 +33,8 @@ fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupEr
 #[derive(Debug)]
 pub struct OwnCgroup {
     path: PathBuf,
+    /// Says that whoever made it is alive: the kernel lets go of it when this process ends, however it does.
+    alive: Option<Flock<File>>,
 }
 
 impl OwnCgroup {
@@ -43,15 +47,21 @@ impl OwnCgroup {
         let root = hierarchy()?;
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let own = own.lines().find_map(|line| line.strip_prefix("0::/")).filter(|own| !own.starts_with(".."));
-        for parent in own.map(|own| root.join(own)).into_iter().chain([root.clone()]) {
-            if let Ok(cgroup) = Self::make(parent.join(name)) {
-                // Bounds what the workload can make below; not there on every controller setting.
-                let _ = fs::write(cgroup.path.join("cgroup.max.descendants"), "4096");
-                let _ = fs::write(cgroup.path.join("cgroup.max.depth"), "16");
-                return Ok(cgroup);
+        let mut refused = None;
+        for parent in own.map(|own| root.join(own)).into_iter().chain([root]) {
+            match Self::make(parent.join(name)) {
+                Ok(mut cgroup) => {
+                    cgroup.alive = Some(lock(&cgroup.path).map_err(failed("locking", &cgroup.path))?);
+                    // Bounds what the workload can make below; not there on every controller setting.
+                    let _ = fs::write(cgroup.path.join("cgroup.max.descendants"), "4096");
+                    let _ = fs::write(cgroup.path.join("cgroup.max.depth"), "16");
+                    return Ok(cgroup);
+                }
+                Err(error) => refused = Some(error),
             }
         }
-        Self::make(root.join(name))
+        Err(refused
+            .unwrap_or_else(|| failed("creating cgroup", Path::new(name))(io::ErrorKind::NotFound.into())))
     }
 
     /// Makes a cgroup below this one, where the programs attached to this one run too.
@@ -64,7 +74,7 @@ impl OwnCgroup {
 
     fn make(path: PathBuf) -> Result<Self, CgroupError> {
         fs::create_dir(&path).map_err(failed("creating cgroup", &path))?;
-        Ok(Self { path })
+        Ok(Self { path, alive: None })
     }
 
     /// Its directory.
@@ -118,9 +128,7 @@ impl OwnCgroup {
         let kill = self.path.join("cgroup.kill");
         for _ in 0..EMPTYING_TURNS {
             fs::write(&kill, "1").map_err(failed("writing", &kill))?;
-            let events = self.path.join("cgroup.events");
-            let state = fs::read_to_string(&events).map_err(failed("reading", &events))?;
-            if state.lines().any(|line| line == "populated 0") {
+            if !populated(&self.path)? {
                 return remove(&self.path).map_err(failed("removing", &self.path));
             }
             thread::sleep(Duration::from_millis(10));
@@ -151,22 +159,47 @@ fn hierarchy() -> Result<PathBuf, CgroupError> {
         .ok_or_else(|| failed("looking for cgroup2 in", mountinfo)(none()))
 }
 
-/// Whether there is a cgroup of that name anywhere.
+/// Whether a run that made a cgroup of this name may still need what polices it: the run is alive, or something that it
+/// started is. If neither, the cgroup is removed.
 ///
 /// # Errors
-/// If that cannot be found out.
-pub fn exists(name: &str) -> Result<bool, CgroupError> {
+/// If that cannot be found out, or the cgroup cannot be removed.
+pub fn in_use(name: &str) -> Result<bool, CgroupError> {
     let root = hierarchy()?;
-    search(&root, name).map_err(failed("searching", &root))
+    let Some(path) = search(&root, name).map_err(failed("searching", &root))? else { return Ok(false) };
+    // Held until the cgroup is gone, so that no other run clears it away at the same time.
+    let _alive = match lock(&path) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
+        Err(error) => return Err(failed("locking", &path)(error)),
+    };
+    if populated(&path)? {
+        return Ok(true);
+    }
+    remove(&path).map_err(failed("removing", &path)).map(|()| false)
 }
 
-fn search(path: &Path, name: &str) -> io::Result<bool> {
+fn lock(path: &Path) -> io::Result<Flock<File>> {
+    Flock::lock(File::open(path)?, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| error.into())
+}
+
+fn populated(path: &Path) -> Result<bool, CgroupError> {
+    let events = path.join("cgroup.events");
+    let state = fs::read_to_string(&events).map_err(failed("reading", &events))?;
+    Ok(!state.lines().any(|line| line == "populated 0"))
+}
+
+fn search(path: &Path, name: &str) -> io::Result<Option<PathBuf>> {
     for entry in fs::read_dir(path)?.flatten() {
-        if entry.file_type()?.is_dir() && (entry.file_name() == name || search(&entry.path(), name)?) {
-            return Ok(true);
+        if !entry.file_type()?.is_dir() {
+            continue;
+        }
+        let found = if entry.file_name() == name { Some(entry.path()) } else { search(&entry.path(), name)? };
+        if found.is_some() {
+            return Ok(found);
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 fn remove(path: &Path) -> io::Result<()> {

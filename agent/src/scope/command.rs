@@ -12,12 +12,32 @@ use std::{
 const MAX_INTERPRETERS: usize = 4;
 
 /// Why a command cannot be run.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, thiserror::Error)]
 pub enum Unusable {
     /// A shell would exit with 127.
-    NotFound,
+    #[error("{}: not found", .0.display())]
+    NotFound(PathBuf),
     /// A shell would exit with 126.
-    NotExecutable,
+    #[error("{}: not executable", .0.display())]
+    NotExecutable(PathBuf),
+    /// The file that a `#!` line names cannot be used.
+    #[error("{}: its interpreter {} cannot be used: {source}", .script.display(), .interpreter.display())]
+    Interpreter {
+        /// Whose line.
+        script: PathBuf,
+        /// What it names.
+        interpreter: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file cannot be read.
+    #[error("{}: {source}", .path.display())]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 /// Looks a command up as a shell does.
@@ -27,21 +47,21 @@ pub enum Unusable {
 pub fn resolve(name: &Path) -> Result<PathBuf, Unusable> {
     if name.as_os_str().as_bytes().contains(&b'/') {
         return if !name.exists() {
-            Err(Unusable::NotFound)
+            Err(Unusable::NotFound(name.into()))
         } else if executable(name) {
             Ok(env::current_dir().map_or_else(|_| name.to_path_buf(), |here| here.join(name)))
         } else {
-            Err(Unusable::NotExecutable)
+            Err(Unusable::NotExecutable(name.into()))
         };
     }
     let path = env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into());
-    let mut found = Unusable::NotFound;
+    let mut found = Unusable::NotFound(name.into());
     for candidate in env::split_paths(&path).map(|folder| folder.join(name)) {
         if executable(&candidate) {
             return Ok(candidate);
         }
         if candidate.is_file() {
-            found = Unusable::NotExecutable;
+            found = Unusable::NotExecutable(candidate);
         }
     }
     Err(found)
@@ -54,18 +74,33 @@ fn executable(path: &Path) -> bool {
 /// The files that executing `program` executes: itself, and the interpreters that `#!` lines name.
 ///
 /// # Errors
-/// If one of them cannot be read.
-pub fn files(program: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut all = Vec::new();
-    let mut next = Some(program.to_path_buf());
-    while let Some(path) = next.filter(|_| all.len() <= MAX_INTERPRETERS) {
-        let real = fs::canonicalize(&path)?;
-        let mut start = [0; 256];
-        let length = fs::File::open(&real)?.read(&mut start)?;
+/// If one of them cannot be read, or is not there.
+pub fn files(program: &Path) -> Result<Vec<PathBuf>, Unusable> {
+    let (real, mut next) =
+        inspect(program).map_err(|source| Unusable::Unreadable { path: program.into(), source })?;
+    let (mut all, mut script) = (vec![real], program.to_path_buf());
+    while let Some(interpreter) = next.filter(|_| all.len() <= MAX_INTERPRETERS) {
+        let failed = |source| Unusable::Interpreter {
+            script: script.clone(),
+            interpreter: interpreter.clone(),
+            source,
+        };
+        let (real, after) = inspect(&interpreter).map_err(failed)?;
+        if !executable(&real) {
+            return Err(failed(io::ErrorKind::PermissionDenied.into()));
+        }
         all.push(real);
-        next = interpreter(&start[..length]);
+        (script, next) = (interpreter, after);
     }
     Ok(all)
+}
+
+/// A file's real path, and the interpreter it names.
+fn inspect(path: &Path) -> io::Result<(PathBuf, Option<PathBuf>)> {
+    let real = fs::canonicalize(path)?;
+    let mut start = [0; 256];
+    let length = fs::File::open(&real)?.read(&mut start)?;
+    Ok((real, interpreter(&start[..length])))
 }
 
 fn interpreter(start: &[u8]) -> Option<PathBuf> {
@@ -80,9 +115,24 @@ mod tests {
 
     #[test]
     fn commands_are_looked_up_as_by_a_shell() {
-        assert_eq!(resolve(Path::new("no-such-command-here")), Err(Unusable::NotFound));
-        assert_eq!(resolve(Path::new("/etc/passwd")), Err(Unusable::NotExecutable));
+        assert!(matches!(resolve(Path::new("no-such-command-here")), Err(Unusable::NotFound(_))));
+        assert!(matches!(resolve(Path::new("/etc/passwd")), Err(Unusable::NotExecutable(_))));
         assert!(resolve(Path::new("sh")).is_ok());
+    }
+
+    #[test]
+    fn a_missing_interpreter_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("script");
+        fs::write(&script, "#!/no/such/interpreter -x\n").unwrap();
+        let error = files(&script).unwrap_err().to_string();
+        let expected = format!(
+            "{}: its interpreter /no/such/interpreter cannot be used: No such file",
+            script.display()
+        );
+        assert!(error.starts_with(&expected), "{error}");
+        fs::write(&script, "#!/bin/sh\n").unwrap();
+        assert_eq!(files(&script).unwrap().len(), 2);
     }
 
     #[test]

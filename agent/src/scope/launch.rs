@@ -6,11 +6,13 @@ use std::{
     io,
     os::fd::AsRawFd as _,
     os::unix::process::CommandExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command},
 };
 
-use super::user::User;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::user::{self, User};
 
 /// Capabilities that stay with a command that runs as root: those that reach no further than its own files and users.
 /// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, AUDIT_WRITE, SETFCAP.
@@ -33,19 +35,62 @@ pub struct Launch<'a> {
     pub procs: File,
 }
 
+/// Why a command was not started.
+#[derive(Debug, thiserror::Error)]
+pub enum LaunchError {
+    /// A step of ours failed, and the command was not reached.
+    #[error("starting the command: {step}: {source}")]
+    Own {
+        /// What was being done.
+        step: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The kernel refuses to execute it.
+    #[error("{}: {source}", .program.display())]
+    Exec {
+        /// What.
+        program: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// What the child does before it executes the command, in this order.
+const STEPS: [&str; 9] = [
+    "forking",
+    "unblocking signals",
+    "joining the cgroup",
+    "setting groups",
+    "setting ids",
+    "dropping capabilities",
+    "setting no_new_privs",
+    "tying its life to ours",
+    "closing descriptors",
+];
+
 impl Launch<'_> {
-    /// Forks, joins the tagged cgroup, drops rights and executes.
+    /// Forks, joins the tagged cgroup, drops rights and executes. To be called while there is one thread.
     ///
     /// # Errors
     /// Of any of these steps; the child is gone then.
-    pub fn start(self) -> io::Result<Child> {
+    pub fn start(self) -> Result<Child, LaunchError> {
+        let own = |step| move |source: io::Error| LaunchError::Own { step, source };
+        // Counts the steps that succeeded; goes with exec.
+        let passed = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+            .map_err(|error| own("counting steps")(error.into()))?;
         let mut command = Command::new(self.program);
         if let Some((first, rest)) = self.words.split_first() {
             command.arg0(first).args(rest);
         }
         if let Some(user) = self.user {
-            command.env("HOME", &user.home).env("USER", &user.name).env("LOGNAME", &user.name);
+            let (set, removed) = user::environment(user);
+            command.envs(set);
+            for name in removed {
+                command.env_remove(name);
+            }
         }
+        let counter = passed.as_raw_fd();
         let groups: Vec<libc::gid_t> = self.user.map(|user| user.groups.clone()).unwrap_or_default();
         let ids = self.user.map(|user| (user.uid, user.gid));
         let (procs, keep) = (self.procs, self.keep_capabilities);
@@ -54,25 +99,45 @@ impl Launch<'_> {
         // what it refers to was allocated before.
         unsafe {
             command.pre_exec(move || {
+                let done = || {
+                    let one = 1u64;
+                    check(libc::write(counter, (&raw const one).cast(), size_of::<u64>()) as i64)
+                };
+                done()?;
                 // We block the signals that we pass on; the command must get them.
                 check(libc::sigprocmask(libc::SIG_SETMASK, &raw const nothing, std::ptr::null_mut()))?;
+                done()?;
                 check(libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) as i64)?;
-                if let Some((uid, gid)) = ids {
+                done()?;
+                if let Some((_, gid)) = ids {
                     check(libc::setgroups(groups.len(), groups.as_ptr()))?;
                     check(libc::setresgid(gid, gid, gid))?;
+                }
+                done()?;
+                if let Some((uid, _)) = ids {
                     check(libc::setresuid(uid, uid, uid))?;
                 }
+                done()?;
                 if libc::geteuid() == 0 && !keep {
                     drop_capabilities()?;
                 }
+                done()?;
                 check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
+                done()?;
                 // The pins keep it policed if we are killed; this ends it.
                 check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
+                done()?;
                 check(libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC))?;
-                Ok(())
+                done()
             });
         }
-        command.spawn()
+        command.spawn().map_err(|source| {
+            let steps = passed.read().unwrap_or(0);
+            match STEPS.get(steps as usize) {
+                Some(step) => LaunchError::Own { step, source },
+                None => LaunchError::Exec { program: self.program.to_path_buf(), source },
+            }
+        })
     }
 }
 
@@ -109,27 +174,36 @@ fn drop_capabilities() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
     use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 
     use super::*;
+
+    /// Joining is a write to whatever file `procs` is.
+    fn launched(program: &str, script: &str, procs: &str, user: Option<&User>) -> Result<Child, LaunchError> {
+        let words = ["sh", "-c", script].map(OsString::from);
+        let procs = std::fs::OpenOptions::new().read(true).write(procs == "/dev/null").open(procs).unwrap();
+        let launch =
+            Launch { program: Path::new(program), words: &words, user, keep_capabilities: true, procs };
+        launch.start()
+    }
 
     #[test]
     fn blocked_signals_do_not_reach_the_command() {
         let mut set = SigSet::empty();
         set.add(Signal::SIGTERM);
         let before = set.thread_swap_mask(SigmaskHow::SIG_BLOCK).unwrap();
-        let words = ["sh", "-c", "kill -TERM $$; exit 0"].map(OsString::from);
-        // Joining is a write to whatever file this is.
-        let procs = std::fs::OpenOptions::new().write(true).open("/dev/null").unwrap();
-        let launch = Launch {
-            program: Path::new("/bin/sh"),
-            words: &words,
-            user: None,
-            keep_capabilities: true,
-            procs,
-        };
-        let status = launch.start().unwrap().wait().unwrap();
+        let status = launched("/bin/sh", "kill -TERM $$; exit 0", "/dev/null", None).unwrap().wait().unwrap();
         before.thread_set_mask().unwrap();
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(libc::SIGTERM));
+        assert_eq!(status.signal(), Some(libc::SIGTERM));
+    }
+
+    #[test]
+    fn a_step_of_ours_is_told_from_a_failed_exec() {
+        let own = launched("/bin/sh", "", "/etc/passwd", None).unwrap_err();
+        assert!(matches!(own, LaunchError::Own { step: "joining the cgroup", .. }), "{own}");
+        let exec = launched("/etc/passwd", "", "/dev/null", None).unwrap_err();
+        assert!(matches!(exec, LaunchError::Exec { .. }), "{exec}");
     }
 }

@@ -3,4 +3,6 @@
 pub mod cgroup;
 pub mod command;
 pub mod launch;
+pub mod signals;
+pub mod terminal;
 pub mod user;

@@ -1,6 +1,13 @@
 //! Whom the command runs as.
 
-use std::{env, fs};
+use std::{
+    env,
+    ffi::{CString, OsString},
+    os::unix::ffi::OsStringExt as _,
+    path::PathBuf,
+};
+
+use nix::unistd::{self, Gid, Uid, getgrouplist};
 
 /// A user, with what the kernel and the environment need.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,60 +16,121 @@ pub struct User {
     pub uid: u32,
     /// Primary group.
     pub gid: u32,
-    /// Supplementary groups.
+    /// All groups, the primary one among them.
     pub groups: Vec<u32>,
     /// Name, or the id as text.
     pub name: String,
     /// Home directory, `/` if unknown.
-    pub home: String,
+    pub home: PathBuf,
+    /// Shell, `/bin/sh` if unknown.
+    pub shell: PathBuf,
 }
 
-/// The user asked for, or who called sudo; `None`: whoever we are.
+/// Whom the environment says that sudo was called by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// User id.
+    pub uid: u32,
+    /// Group the caller had, which need not be the one in the user database.
+    pub gid: Option<u32>,
+}
+
+/// Why nobody can be named.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum UserError {
+    /// Neither a name nor an id.
+    #[error("there is no user {0:?}")]
+    Unknown(String),
+    /// sudo's environment is not as sudo sets it.
+    #[error("{0}={1:?} is not an id: was it set by sudo?")]
+    Environment(&'static str, String),
+    /// The user database could not be asked.
+    #[error("looking up user {0}: {1}")]
+    Lookup(String, nix::Error),
+}
+
+/// Who called sudo; `None` without sudo, or if root did.
 ///
 /// # Errors
-/// A name that is not in `/etc/passwd`.
-pub fn target(asked: Option<&str>) -> Result<Option<User>, String> {
-    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let group = fs::read_to_string("/etc/group").unwrap_or_default();
-    let sudo = || env::var("SUDO_UID").ok().filter(|uid| uid != "0");
-    match asked.map(str::to_owned).or_else(sudo) {
-        None => Ok(None),
-        Some(name) => find(&name, &passwd, &group)
-            .map(Some)
-            .ok_or_else(|| format!("there is no user {name:?} in /etc/passwd")),
+/// If the environment is not as sudo sets it.
+pub fn caller() -> Result<Option<Caller>, UserError> {
+    let variable = |name| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    from_sudo(variable("SUDO_UID"), variable("SUDO_GID"))
+}
+
+fn from_sudo(uid: Option<String>, gid: Option<String>) -> Result<Option<Caller>, UserError> {
+    let number = |name, value: Option<String>| {
+        value.map(|value| value.parse().map_err(|_| UserError::Environment(name, value))).transpose()
+    };
+    let gid = number("SUDO_GID", gid)?;
+    Ok(number("SUDO_UID", uid)?.filter(|uid| *uid != 0).map(|uid| Caller { uid, gid }))
+}
+
+/// The user asked for, or else who called sudo; `None`: whoever we are.
+///
+/// # Errors
+/// A name that there is not.
+pub fn target(asked: Option<&str>, caller: Option<Caller>) -> Result<Option<User>, UserError> {
+    match (asked, caller) {
+        (Some(name), _) => {
+            let entry = match name.parse() {
+                Ok(uid) => unistd::User::from_uid(Uid::from_raw(uid)),
+                Err(_) => unistd::User::from_name(name),
+            };
+            let entry = entry.map_err(|error| UserError::Lookup(name.into(), error))?;
+            match (entry, name.parse()) {
+                (Some(entry), _) => known(entry, None).map(Some),
+                // Containers run as ids that no database knows.
+                (None, Ok(uid)) => Ok(Some(unknown(uid, uid))),
+                (None, Err(_)) => Err(UserError::Unknown(name.into())),
+            }
+        }
+        (None, Some(Caller { uid, gid })) => {
+            let entry = unistd::User::from_uid(Uid::from_raw(uid))
+                .map_err(|error| UserError::Lookup(uid.to_string(), error))?;
+            match entry {
+                Some(entry) => known(entry, gid).map(Some),
+                None => Ok(Some(unknown(uid, gid.unwrap_or(uid)))),
+            }
+        }
+        (None, None) => Ok(None),
     }
 }
 
-/// By name or id; an id without an entry stands for itself.
-fn find(name: &str, passwd: &str, group: &str) -> Option<User> {
-    let id: Option<u32> = name.parse().ok();
-    let entry = passwd.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split(':').collect();
-        let uid: u32 = fields.get(2)?.parse().ok()?;
-        if fields[0] != name && Some(uid) != id {
-            return None;
-        }
-        let gid = fields.get(3)?.parse().ok()?;
-        let home = fields.get(5).copied().unwrap_or("/").to_owned();
-        Some(User { uid, gid, groups: Vec::new(), name: fields[0].to_owned(), home })
-    });
-    let mut user = match (entry, id) {
-        (Some(user), _) => user,
-        (None, Some(uid)) => {
-            User { uid, gid: uid, groups: Vec::new(), name: name.to_owned(), home: "/".into() }
-        }
-        (None, None) => return None,
-    };
-    user.groups = group
-        .lines()
-        .filter_map(|line| {
-            let fields: Vec<&str> = line.split(':').collect();
-            let member = fields.get(3)?.split(',').any(|member| member == user.name);
-            member.then(|| fields[2].parse().ok())?
-        })
-        .collect();
-    user.groups.push(user.gid);
-    Some(user)
+/// Groups as `initgroups` sets them; one in the user database that another has taken the place of is kept.
+fn known(entry: unistd::User, gid: Option<u32>) -> Result<User, UserError> {
+    let gid = gid.map_or(entry.gid, Gid::from_raw);
+    let failed = |error| UserError::Lookup(entry.name.clone(), error);
+    let name = CString::new(entry.name.as_str()).map_err(|_| failed(nix::Error::EINVAL))?;
+    let mut groups = getgrouplist(&name, gid).map_err(failed)?;
+    if !groups.contains(&entry.gid) {
+        groups.push(entry.gid);
+    }
+    Ok(User {
+        uid: entry.uid.as_raw(),
+        gid: gid.as_raw(),
+        groups: groups.into_iter().map(Gid::as_raw).collect(),
+        name: entry.name,
+        home: entry.dir,
+        shell: entry.shell,
+    })
+}
+
+fn unknown(uid: u32, gid: u32) -> User {
+    User { uid, gid, groups: vec![gid], name: uid.to_string(), home: "/".into(), shell: "/bin/sh".into() }
+}
+
+/// Environment that goes with a user: theirs set, sudo's removed, as the command no longer runs through it.
+#[must_use]
+pub fn environment(user: &User) -> (Vec<(&'static str, OsString)>, [&'static str; 4]) {
+    let name = OsString::from_vec(user.name.clone().into_bytes());
+    let set = vec![
+        ("HOME", user.home.clone().into()),
+        ("SHELL", user.shell.clone().into()),
+        ("USER", name.clone()),
+        ("LOGNAME", name),
+    ];
+    (set, ["SUDO_COMMAND", "SUDO_USER", "SUDO_UID", "SUDO_GID"])
 }
 
 #[cfg(test)]
@@ -70,16 +138,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn sudo_names_its_caller() {
+        let of = |uid: &str, gid: Option<&str>| from_sudo(Some(uid.into()), gid.map(str::to_owned));
+        assert_eq!(of("1000", Some("44")), Ok(Some(Caller { uid: 1000, gid: Some(44) })));
+        assert_eq!(of("0", Some("0")), Ok(None), "root who calls sudo stays root");
+        assert_eq!(from_sudo(None, None), Ok(None));
+        assert_eq!(of("me", None), Err(UserError::Environment("SUDO_UID", "me".into())));
+        assert_eq!(of("-1", None), Err(UserError::Environment("SUDO_UID", "-1".into())));
+    }
+
+    #[test]
     fn users_are_found_by_name_and_id() {
-        let passwd = "root:x:0:0:root:/root:/bin/sh\nci:x:1000:1001::/home/ci:/bin/sh\n";
-        let group = "docker:x:99:ci,other\n";
-        let ci = find("ci", passwd, group).unwrap();
-        assert_eq!(
-            (ci.uid, ci.gid, ci.groups.as_slice(), ci.home.as_str()),
-            (1000, 1001, &[99, 1001][..], "/home/ci")
-        );
-        assert_eq!(find("1000", passwd, group), Some(ci));
-        assert_eq!(find("4242", passwd, group).map(|user| user.gid), Some(4242));
-        assert_eq!(find("nobody", passwd, group), None);
+        let root = target(Some("root"), None).unwrap().unwrap();
+        assert_eq!((root.uid, root.gid), (0, 0));
+        assert!(root.groups.contains(&0));
+        assert_eq!(target(Some("0"), None), Ok(Some(root)));
+        assert_eq!(target(Some("no-such-user"), None), Err(UserError::Unknown("no-such-user".into())));
+        assert_eq!(target(None, None), Ok(None));
+    }
+
+    #[test]
+    fn the_callers_group_is_kept() {
+        let caller = Caller { uid: 4_242_424, gid: Some(44) };
+        let user = target(None, Some(caller)).unwrap().unwrap();
+        assert_eq!((user.uid, user.gid, user.groups.as_slice()), (4_242_424, 44, &[44][..]));
+        let known = target(None, Some(Caller { uid: 0, gid: Some(44) })).unwrap().unwrap();
+        assert_eq!(known.gid, 44);
+        assert!(known.groups.contains(&44) && known.groups.contains(&0));
     }
 }

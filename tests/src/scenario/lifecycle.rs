@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use super::{Tally, Verdict};
@@ -13,6 +14,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("run_passes_signal_as_128_plus_n", || status(&["sh", "-c", "kill -TERM $$"], 143)),
     ("run_unknown_command_is_127", || status(&["no-such-command"], 127)),
     ("run_unexecutable_command_is_126", || status(&["/etc/passwd"], 126)),
+    ("run_missing_interpreter_is_126", interpreter),
     ("run_bad_policy_is_2", bad_policy),
     ("run_sets_no_new_privs", || prints("grep NoNewPrivs /proc/self/status", "1")),
     ("run_closes_descriptors", descriptors),
@@ -21,8 +23,15 @@ const CHECKS: &[(&str, Check)] = &[
     ("run_summary_names_flag", summary),
     ("run_enforce_events", || events("enforce", false)),
     ("run_audit_events", || events("audit", true)),
+    ("run_events_are_as_the_schema_says", super::events::schema),
+    ("run_events_name_program_and_descent", super::events::descent),
+    ("run_events_follow_no_link", super::events::planted),
+    ("run_shell_has_the_terminal", super::terminal::shell),
+    ("run_interrupt_comes_once", super::terminal::interrupt),
+    ("run_stops_and_continues", super::terminal::stop),
     ("run_polices_nested_cgroup", super::survival::nested_cgroup),
     ("run_killed_leaves_nothing_unpoliced", super::survival::killed),
+    ("run_clears_what_killed_runs_left", super::survival::cleared),
     ("run_degrades_only_where_it_must", allowed_to_degrade),
     ("doctor_enforced", doctor),
 ];
@@ -69,6 +78,17 @@ fn ensure(truth: bool, why: impl FnOnce() -> String) -> Result<(), String> {
 fn status(command: &[&str], expected: i32) -> Result<(), String> {
     let output = stockade(&[], command)?;
     ensure(output.status.code() == Some(expected), || format!("{}: {}", output.status, text(&output.stderr)))
+}
+
+/// A script is there, and what is to read it is not.
+fn interpreter() -> Result<(), String> {
+    let script = "/lifecycle/work/script";
+    fs::write(script, "#!/no/such/interpreter\n").map_err(|e| e.to_string())?;
+    fs::set_permissions(script, fs::Permissions::from_mode(0o755)).map_err(|e| e.to_string())?;
+    let output = stockade(&[], &[script])?;
+    let message = text(&output.stderr);
+    ensure(output.status.code() == Some(126), || format!("{}: {message}", output.status))?;
+    ensure(message.contains("/no/such/interpreter"), || message)
 }
 
 fn prints(script: &str, expected: &str) -> Result<(), String> {

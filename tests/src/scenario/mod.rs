@@ -1,10 +1,12 @@
 //! Each operation denied under a policy, allowed by its twin, and allowed outside; and `run` itself.
 
 mod batch;
+mod events;
 mod lifecycle;
 mod listeners;
 mod survival;
 mod table;
+mod terminal;
 
 use std::io;
 

@@ -67,3 +67,32 @@ fn kill_nine() -> io::Result<bool> {
     sleep(Duration::from_secs(1));
     Ok(fs::read_to_string("/lifecycle/work/leaked").is_ok_and(|text| !text.is_empty()))
 }
+
+/// Pins and cgroup of a killed run go with the next one, and those of a live one stay.
+pub fn cleared() -> Result<(), String> {
+    let (before, after) = clear().map_err(|e| e.to_string())?;
+    if before == 2 && after == 1 { Ok(()) } else { Err(format!("{before} pinned runs, then {after}")) }
+}
+
+fn clear() -> io::Result<(usize, usize)> {
+    let pinned = || fs::read_dir("/sys/fs/bpf/stockade").map(Iterator::count);
+    let mut dead = start("true")?;
+    dead.run.kill()?;
+    dead.run.wait()?;
+    // The command is killed with it, and leaves the cgroup empty.
+    while fs::exists(format!("/proc/{}", dead.pid))? {
+        sleep(Duration::from_millis(50));
+    }
+    let mut live = start("true")?;
+    // That has cleared what earlier runs left; one more dies, so that there is one of each.
+    let mut dead = start("true")?;
+    dead.run.kill()?;
+    dead.run.wait()?;
+    sleep(Duration::from_millis(500));
+    let before = pinned()?;
+    Command::new("stockade").args(["run", "--", "true"]).stderr(Stdio::null()).status()?;
+    let after = pinned()?;
+    live.input.write_all(b"go\n")?;
+    live.run.wait()?;
+    Ok((before, after))
+}

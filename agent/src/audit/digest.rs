@@ -1,0 +1,84 @@
+//! A policy's digest: SHA-256 over every rule it comes to, variables put in, in a canonical form. The order in which
+//! rules were written, and where, makes no difference, as it makes none to a verdict.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::policy::checked::{CheckedPolicy, Mode, NetRule, PathRule};
+
+/// `sha256:` and 64 hexadecimal digits.
+#[must_use]
+pub fn digest(policy: &CheckedPolicy) -> String {
+    // Names and rule ids play no part.
+    let CheckedPolicy { name: _, mode, paths, destinations, rules: _ } = policy;
+    let mut lines: Vec<String> = paths.iter().map(path).chain(destinations.iter().map(destination)).collect();
+    lines.sort();
+    lines.dedup();
+    let mut hash = Sha256::new();
+    hash.update(format!("stockade policy 1 {}\n", mode_name(*mode)));
+    for line in lines {
+        // The length in front: no rule's text can pass for two rules.
+        hash.update(format!("{} {line}\n", line.len()));
+    }
+    let mut out = "sha256:".to_owned();
+    for byte in hash.finalize() {
+        let _ = write!(out, "{byte:02x}");
+    }
+    out
+}
+
+/// `enforce` or `audit`.
+#[must_use]
+pub fn mode_name(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Enforce => "enforce",
+        Mode::Audit => "audit",
+    }
+}
+
+fn path(rule: &PathRule) -> String {
+    let PathRule { pattern, access, deny, rule: _ } = rule;
+    format!("path {} {access} {pattern}", verdict(*deny))
+}
+
+fn destination(rule: &NetRule) -> String {
+    let NetRule { prefix, ports, tcp, udp, deny, rule: _ } = rule;
+    format!("net {} {prefix} {ports:?} tcp={tcp} udp={udp}", verdict(*deny))
+}
+
+fn verdict(deny: bool) -> &'static str {
+    if deny { "deny" } else { "allow" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::check::{Overlay, check};
+
+    fn of(allow_read: &[&str], deny_file: &[&str]) -> String {
+        let strings = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let overlay = Overlay {
+            allow_read: strings(allow_read),
+            deny_file: strings(deny_file),
+            allow_net: vec!["192.0.2.1:443/tcp".into()],
+            ..Overlay::default()
+        };
+        digest(&check(None, &overlay).unwrap())
+    }
+
+    #[test]
+    fn order_and_repetition_make_no_difference_and_rules_do() {
+        let one = of(&["/a", "/b"], &[]);
+        assert_eq!(one, of(&["/b", "/a", "/b"], &[]));
+        assert_ne!(one, of(&["/a"], &[]));
+        assert_ne!(one, of(&["/a", "/b"], &["/b"]));
+        assert!(one.starts_with("sha256:") && one.len() == 71, "{one}");
+    }
+
+    #[test]
+    fn mode_is_part_of_it() {
+        let audit = CheckedPolicy { mode: Mode::Audit, ..CheckedPolicy::default() };
+        assert_ne!(digest(&audit), digest(&CheckedPolicy::default()));
+    }
+}

@@ -1,0 +1,282 @@
+//! One refusal in words: what was refused, why, and which flag would allow it.
+
+use std::net::SocketAddr;
+
+use stockade_common::{
+    event::{hook, kind, reason},
+    file::{ACCESS_EXEC, ACCESS_WRITE},
+};
+
+use super::{
+    decode::{Body, File, Net, Record},
+    json::Context,
+    name::escape,
+    terms,
+};
+use crate::policy::mounts::Mount;
+
+/// What was refused.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Subject {
+    /// An access to a file.
+    File {
+        /// What for.
+        access: Access,
+        /// Escaped; empty where it has no name.
+        path: String,
+    },
+    /// A connect or send.
+    Destination {
+        /// `connect to` or `send to`.
+        verb: &'static str,
+        /// As a rule has it.
+        rule: String,
+    },
+    /// Anything else, in words.
+    Other(String),
+}
+
+/// The flag that allows an access.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Access {
+    /// `--allow-read`.
+    Read,
+    /// `--allow-write`.
+    Write,
+    /// `--allow-exec`.
+    Exec,
+}
+
+impl Access {
+    fn of(access: u32) -> Self {
+        if access & ACCESS_WRITE != 0 {
+            Self::Write
+        } else if access & ACCESS_EXEC != 0 {
+            Self::Exec
+        } else {
+            Self::Read
+        }
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Exec => "execute",
+        }
+    }
+
+    /// The flag that allows it for `glob`.
+    #[must_use]
+    pub fn flag(self, glob: &str) -> String {
+        let flag = match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Exec => "exec",
+        };
+        format!("--allow-{flag} '{glob}'")
+    }
+}
+
+/// A refusal.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Refusal {
+    /// What.
+    pub subject: Subject,
+    /// Why.
+    pub why: String,
+    /// A rule would allow it.
+    pub allowable: bool,
+}
+
+impl Refusal {
+    /// The refusal that a record tells of.
+    #[must_use]
+    pub fn of(record: &Record, context: &Context) -> Self {
+        let why = match context.rules.get(record.header.rule as usize) {
+            Some(rule) => format!("denied by {} ({})", escape(rule.text.as_bytes()), rule.source),
+            None => reason_text(record.header.reason).to_owned(),
+        };
+        let (subject, reachable) = subject(record, context);
+        let lacks_rule = match record.header.reason {
+            reason::NO_RULE => true,
+            reason::UNKNOWN_FILESYSTEM => reachable,
+            _ => false,
+        };
+        Self { subject, why, allowable: lacks_rule }
+    }
+
+    /// The flag that would allow it, if there is one that can be pasted into a shell.
+    #[must_use]
+    pub fn flag(&self) -> Option<String> {
+        match &self.subject {
+            Subject::File { access, path } if self.allowable && is_plain(path) => Some(access.flag(path)),
+            Subject::Destination { rule, .. } if self.allowable => Some(format!("--allow-net '{rule}'")),
+            _ => None,
+        }
+    }
+
+    /// What was refused, for people.
+    #[must_use]
+    pub fn what(&self) -> String {
+        match &self.subject {
+            Subject::File { access, path } if path.is_empty() => format!("{} a file", access.verb()),
+            Subject::File { access, path } => format!("{} {path}", access.verb()),
+            Subject::Destination { verb, rule } => format!("{verb} {rule}"),
+            Subject::Other(text) => text.clone(),
+        }
+    }
+}
+
+/// The workload chooses names and the user pastes flags: only a name that means nothing to a shell or a glob gets one.
+#[must_use]
+pub fn is_plain(path: &str) -> bool {
+    path.starts_with('/')
+        && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+@:=, ".contains(&byte))
+}
+
+fn subject(record: &Record, context: &Context) -> (Subject, bool) {
+    let header = &record.header;
+    match &record.body {
+        Body::File(File { dev, access, path, .. })
+        | Body::Exec { file: File { dev, access, path, .. }, .. } => {
+            let is_proc = |mount: &Mount| mount.dev == *dev && mount.fs_type == "proc";
+            let path = if context.mounts.mounts.iter().any(is_proc) {
+                in_any_run(path, header.tgid)
+            } else {
+                path.to_vec()
+            };
+            let seen = context.mounts.visible(*dev, &path);
+            let reachable = seen.is_some();
+            let path = escape(&seen.unwrap_or(path));
+            (Subject::File { access: Access::of(*access), path }, reachable)
+        }
+        Body::Net(net) => (network(header.kind, net), true),
+        Body::Target { .. } if header.kind == kind::PTRACE => {
+            (Subject::Other("reach into a process".into()), false)
+        }
+        Body::Target { .. } => {
+            let what = match header.hook {
+                hook::BPF => "use bpf()",
+                hook::TASK_ALLOC => "start a process in another cgroup",
+                _ => "leave the enforcement",
+            };
+            (Subject::Other(what.into()), false)
+        }
+        Body::Fork { .. } | Body::Exit { .. } => {
+            (Subject::Other(terms::kind_name(header.kind).into()), false)
+        }
+    }
+}
+
+/// A path inside a procfs without the ids of one run: rules call the process's own directory `self`, others become `*`.
+fn in_any_run(path: &[u8], own: u32) -> Vec<u8> {
+    let is_id = |name: &[u8]| !name.is_empty() && name.iter().all(u8::is_ascii_digit);
+    let own = own.to_string();
+    let mut names: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
+    // The first is what stands before the first slash: nothing.
+    if let Some(name) = names.get_mut(1).filter(|name| is_id(name)) {
+        *name = if *name == own.as_bytes() { b"self" } else { b"*" };
+        if let [_, _, b"task", thread, ..] = names.as_mut_slice()
+            && is_id(thread)
+        {
+            *thread = b"*";
+        }
+    }
+    names.join(&b'/')
+}
+
+fn network(event: u16, net: &Net) -> Subject {
+    let named = net.addr != [0; 16] || net.port != 0;
+    let verb = match event {
+        kind::CONNECT => "connect to",
+        kind::SEND => "send to",
+        kind::UNIX => return Subject::Other("use a unix socket".into()),
+        _ => "make",
+    };
+    if named && event != kind::SOCKET {
+        let address = SocketAddr::new(terms::address(net.addr), net.port);
+        return Subject::Destination { verb, rule: format!("{address}/{}", terms::protocol(net.protocol)) };
+    }
+    let (family, kind) = (terms::family(net.family), terms::socket_type(net.sock_type));
+    let socket = format!("socket (family {family}, type {kind}, protocol {})", net.protocol);
+    Subject::Other(if event == kind::SOCKET {
+        format!("make a {socket}")
+    } else {
+        format!("{verb} a {socket}")
+    })
+}
+
+fn reason_text(why: u16) -> &'static str {
+    match why {
+        reason::NO_RULE => "no rule allows it",
+        reason::RULE_DENY => "a rule denies it",
+        reason::UNKNOWN_FILESYSTEM => "no rule reaches its filesystem",
+        reason::NO_NAME => "it has no name in any filesystem",
+        reason::PATH_TOO_LONG => "its path is too long or too deep",
+        reason::FAMILY => "no rule can allow sockets of this kind",
+        reason::DEVICE => "no rule can allow devices",
+        reason::OUTSIDE => "it belongs to a process outside the run",
+        reason::MOVES_DENIED => "it would move what a rule denies",
+        reason::CONFINED => "it would undo the enforcement",
+        _ => "stockade could not decide",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::sample, *};
+    use crate::policy::mounts::MountTable;
+
+    fn refusal(kind: u16, body: Body) -> Refusal {
+        Refusal::of(&Record { header: sample::header(kind), body }, &Context::default())
+    }
+
+    #[test]
+    fn names_hostile_to_shells_and_globs_get_no_flag() {
+        for name in ["/a'b", "/a$(b)", "/a*", "/a{b}", "/a\\", "/a`", "/a\u{e9}", "/~!", ""] {
+            assert!(!is_plain(name), "{name}");
+        }
+        let named = |path: &[u8]| refusal(kind::OPEN, Body::File(sample::file(1, path)));
+        assert_eq!(named(b"/a b/c-d").flag().as_deref(), Some("--allow-read '/a b/c-d'"));
+        assert_eq!(named(b"/a\nb").flag(), None);
+        assert_eq!(named(b"/a\nb").what(), "read /a\\x0ab");
+        assert_eq!(named(b"").what(), "read a file");
+    }
+
+    #[test]
+    fn process_ids_are_no_part_of_what_was_refused() {
+        let shown = |path: &[u8]| String::from_utf8(in_any_run(path, 100)).unwrap();
+        assert_eq!(shown(b"/100/status"), "/self/status");
+        assert_eq!(shown(b"/1/status"), "/*/status");
+        assert_eq!(shown(b"/100/task/101/comm"), "/self/task/*/comm");
+        assert_eq!((shown(b"/sys/kernel"), shown(b"/")), ("/sys/kernel".into(), "/".into()));
+        let mounts = MountTable::parse(b"1 1 0:5 / /proc rw - proc proc rw\n").unwrap();
+        let context = Context { mounts, ..Context::default() };
+        let mut file = sample::file(1, b"/100/status");
+        file.dev = 5;
+        let record = Record { header: sample::header(kind::OPEN), body: Body::File(file) };
+        let flag = Refusal::of(&record, &context).flag();
+        assert_eq!(flag.as_deref(), Some("--allow-read '/proc/self/status'"));
+    }
+
+    #[test]
+    fn destinations_are_written_as_rules() {
+        let net = Body::Net(sample::net([192, 0, 2, 7], 53, 17));
+        let refused = refusal(kind::SEND, net);
+        assert_eq!(refused.what(), "send to 192.0.2.7:53/udp");
+        assert_eq!(refused.flag().as_deref(), Some("--allow-net '192.0.2.7:53/udp'"));
+    }
+
+    #[test]
+    fn what_no_rule_can_allow_gets_no_flag() {
+        let mut record =
+            Record { header: sample::header(kind::SOCKET), body: Body::Net(sample::net([0; 4], 0, 1)) };
+        record.header.reason = reason::FAMILY;
+        let refused = Refusal::of(&record, &Context::default());
+        assert_eq!(refused.what(), "make a socket (family inet, type stream, protocol 1)");
+        assert_eq!((refused.why.as_str(), refused.flag()), ("no rule can allow sockets of this kind", None));
+    }
+}

@@ -1,0 +1,105 @@
+//! Every event against docs/schema/event-v1.json.
+
+use std::{ffi::OsString, time::UNIX_EPOCH};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::{
+    json::{self, Context, PolicyId},
+    origin::{Origin, Starter},
+    process::{Ancestor, Descent},
+    run::{self, Losses, Start},
+    sample,
+};
+
+fn validator() -> jsonschema::Validator {
+    let schema: Value = serde_json::from_str(include_str!("../../../docs/schema/event-v1.json")).unwrap();
+    jsonschema::validator_for(&schema).unwrap()
+}
+
+fn context() -> Context {
+    let policy = PolicyId {
+        name: "ci".into(),
+        digest: crate::audit::digest::digest(&crate::policy::checked::CheckedPolicy::default()),
+        mode: "enforce",
+    };
+    let boot_id = "01234567-89ab-cdef-0123-456789abcdef".into();
+    Context { policy, boot_id, boot_time: UNIX_EPOCH, ..Context::default() }
+}
+
+/// One event of each kind.
+fn events() -> Vec<Value> {
+    let context = context();
+    let exe = || Some(Bytes::from_static(b"/bin/\xff\n\\"));
+    let descent = Descent {
+        exe: exe(),
+        ancestors: vec![Ancestor { pid: 7, exe: exe() }, Ancestor { pid: 6, exe: None }].into(),
+        truncated: true,
+    };
+    let mut events: Vec<Value> =
+        sample::each_kind().iter().map(|record| json::event(record, &descent, &context)).collect();
+    let starter = Starter { pid: 3, exe: None, argv: Some(b"sudo\0\xff\0".to_vec()) };
+    let origin = Origin {
+        boot_id: String::new(),
+        kernel: "6.12".into(),
+        cwd: Some(b"/\xff".to_vec()),
+        uid: 1000,
+        started_by: vec![starter],
+    };
+    let words = ["sh", "-c"].map(OsString::from);
+    let start = Start {
+        program: "/bin/sh".into(),
+        words: &words,
+        ids: (1000, 1000),
+        cgroup_id: 7,
+        guarantees: vec!["file_read"],
+        degraded: false,
+        audit_all: true,
+        origin: &origin,
+    };
+    events.push(run::start(&start, &context, 1));
+    events.push(run::gap(Losses { denied: 1, ..Losses::default() }, &context, 2));
+    events.push(run::end(256, 1, Some(&[0; 10]), Losses::default(), &context, 3));
+    events.push(run::end(9, 137, None, Losses::default(), &context, 3));
+    events
+}
+
+#[test]
+fn every_kind_is_as_the_schema_says() {
+    let validator = validator();
+    for event in events() {
+        let errors: Vec<String> = validator.iter_errors(&event).map(|error| error.to_string()).collect();
+        assert!(errors.is_empty(), "{event:#}: {errors:?}");
+        assert!(!event.to_string().contains('\n'), "one line");
+    }
+}
+
+#[test]
+fn the_schema_knows_no_more_and_no_less() {
+    let validator = validator();
+    for event in events() {
+        let fields: Vec<String> = event.as_object().unwrap().keys().cloned().collect();
+        for field in fields {
+            let mut cut = event.clone();
+            cut.as_object_mut().unwrap().remove(&field);
+            assert!(!validator.is_valid(&cut), "{} without {field}", event["kind"]);
+        }
+        let mut more = event.clone();
+        more["nonsense"] = json!(1);
+        assert!(!validator.is_valid(&more), "{}", event["kind"]);
+        let mut other = event.clone();
+        other["kind"] = json!("nonsense");
+        assert!(!validator.is_valid(&other));
+    }
+}
+
+#[test]
+fn names_that_are_not_escaped_are_refused() {
+    let validator = validator();
+    let mut event = events().remove(0);
+    for name in ["/a\\", "/a\\x4", "/a\n", "/\u{9b}"] {
+        event["file"]["path"] = json!(name);
+        assert!(!validator.is_valid(&event), "{name:?}");
+    }
+}

@@ -1,0 +1,62 @@
+//! What can be written on the command line.
+
+use std::{ffi::OsString, path::PathBuf};
+
+/// `stockade run`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Policy file.
+    #[arg(long)]
+    pub policy: Option<PathBuf>,
+    /// Directory that may be read, changed and executed below.
+    #[arg(long)]
+    pub workspace: Option<PathBuf>,
+    /// Destination that may be reached: host-or-prefix[:ports][/proto].
+    #[arg(long, value_name = "RULE")]
+    pub allow_net: Vec<String>,
+    /// Destination that may not be reached, whatever is allowed.
+    #[arg(long, value_name = "RULE")]
+    pub deny_net: Vec<String>,
+    /// Files that may be read.
+    #[arg(long, value_name = "GLOB")]
+    pub allow_read: Vec<String>,
+    /// Files that may be changed.
+    #[arg(long, value_name = "GLOB")]
+    pub allow_write: Vec<String>,
+    /// Files that may be executed.
+    #[arg(long, value_name = "GLOB")]
+    pub allow_exec: Vec<String>,
+    /// Files that may not be read.
+    #[arg(long, value_name = "GLOB")]
+    pub deny_read: Vec<String>,
+    /// Files that may not be changed.
+    #[arg(long, value_name = "GLOB")]
+    pub deny_write: Vec<String>,
+    /// Files that may not be executed.
+    #[arg(long, value_name = "GLOB")]
+    pub deny_exec: Vec<String>,
+    /// Files that may not be touched at all.
+    #[arg(long, value_name = "GLOB")]
+    pub deny_file: Vec<String>,
+    /// Enforce, or only report what would be denied.
+    #[arg(long, value_parser = ["enforce", "audit"])]
+    pub mode: Option<String>,
+    /// Where events go as JSON lines; `-` is standard output. The command cannot touch the file.
+    #[arg(long, value_name = "FILE")]
+    pub events: Option<PathBuf>,
+    /// `all` also reports allowed reads and sends, and forks.
+    #[arg(long, value_parser = ["default", "all"], default_value = "default")]
+    pub audit: String,
+    /// Start although only the network can be policed.
+    #[arg(long, value_parser = ["network-only"])]
+    pub allow_degraded: Option<String>,
+    /// Run as this user; through sudo it is who called it.
+    #[arg(long)]
+    pub user: Option<String>,
+    /// Leave a command that runs as root all capabilities.
+    #[arg(long)]
+    pub keep_capabilities: bool,
+    /// Command and arguments.
+    #[arg(trailing_var_arg = true, required = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}

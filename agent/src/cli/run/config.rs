@@ -1,0 +1,150 @@
+//! Arguments to what is to be done: everything is looked up and checked, nothing is changed.
+
+use std::{
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use super::{Refused, args::Args, events::Destination};
+use crate::{
+    audit::{
+        digest::{digest, mode_name},
+        json::PolicyId,
+    },
+    cli::exit,
+    policy::{
+        check::{self, Overlay},
+        checked::{CheckedPolicy, Mode},
+        compile,
+        image::MapImage,
+        mounts::MountTable,
+        parse,
+    },
+    scope::{
+        command::{self, Unusable},
+        user::{self, User},
+    },
+};
+
+/// A run that can be started.
+#[derive(Debug)]
+pub struct Config {
+    /// The command's file.
+    pub program: PathBuf,
+    /// Its words, as the user wrote them.
+    pub words: Vec<OsString>,
+    /// Whom it runs as; `None`: whoever we are.
+    pub user: Option<User>,
+    /// A command that runs as root keeps its capabilities.
+    pub keep_capabilities: bool,
+    /// The policy, for events.
+    pub policy: PolicyId,
+    /// Denials are enforced.
+    pub enforce: bool,
+    /// The compiled policy.
+    pub image: MapImage,
+    /// What it was compiled for.
+    pub mounts: MountTable,
+    /// Where events go.
+    pub events: Option<Destination>,
+    /// Report allowed reads and sends too.
+    pub audit_all: bool,
+    /// Start although files cannot be policed.
+    pub allow_degraded: bool,
+}
+
+fn usage(error: impl std::fmt::Display) -> Refused {
+    Refused::new(exit::USAGE, error)
+}
+
+fn unusable(why: &Unusable) -> Refused {
+    let code = match why {
+        Unusable::NotFound(_) => exit::NOT_FOUND,
+        Unusable::NotExecutable(_) | Unusable::Interpreter { .. } | Unusable::Unreadable { .. } => {
+            exit::NOT_EXECUTABLE
+        }
+    };
+    Refused::new(code, why)
+}
+
+impl Config {
+    /// Looks everything up.
+    pub fn resolve(args: &Args) -> Result<Self, Refused> {
+        let program = command::resolve(Path::new(&args.command[0])).map_err(|why| unusable(&why))?;
+        let files = command::files(&program).map_err(|why| unusable(&why))?;
+        let caller = user::caller().map_err(usage)?;
+        let user = user::target(args.user.as_deref(), caller).map_err(usage)?;
+        let events = args.events.as_deref().map(|path| Destination::resolve(path, caller)).transpose();
+        let events = events.map_err(|error| usage(format!("--events: {error}")))?;
+        let policy = policy(args, files, user.as_ref(), events.as_ref())?;
+        let mountinfo = fs::read("/proc/self/mountinfo").map_err(Refused::own)?;
+        let mounts = MountTable::parse(&mountinfo).map_err(Refused::own)?;
+        let (image, _) = compile::compile(&policy, &mounts).map_err(usage)?;
+        Ok(Self {
+            program,
+            words: args.command.clone(),
+            user,
+            keep_capabilities: args.keep_capabilities,
+            policy: PolicyId {
+                name: policy.name.clone(),
+                digest: digest(&policy),
+                mode: mode_name(policy.mode),
+            },
+            enforce: policy.mode == Mode::Enforce,
+            image,
+            mounts,
+            events,
+            audit_all: args.audit == "all",
+            allow_degraded: args.allow_degraded.is_some(),
+        })
+    }
+}
+
+fn policy(
+    args: &Args,
+    command: Vec<PathBuf>,
+    user: Option<&User>,
+    events: Option<&Destination>,
+) -> Result<CheckedPolicy, Refused> {
+    let parsed = match &args.policy {
+        None => None,
+        Some(path) => {
+            let source = parse::read(path).map_err(usage)?;
+            let policy = parse::parse(&source).map_err(usage)?;
+            Some((source, policy))
+        }
+    };
+    let workspace = args.workspace.as_ref().map(|path| {
+        fs::canonicalize(path)
+            .and_then(|real| if real.is_dir() { Ok(real) } else { Err(io::ErrorKind::NotADirectory.into()) })
+            .map_err(|error| usage(format!("--workspace {}: {error}", path.display())))
+    });
+    let mut deny_file = args.deny_file.clone();
+    // Whoever is watched must not write what is told of them.
+    deny_file.extend(events.and_then(Destination::rule));
+    let overlay = Overlay {
+        workspace: workspace.transpose()?,
+        allow_net: args.allow_net.clone(),
+        deny_net: args.deny_net.clone(),
+        allow_read: args.allow_read.clone(),
+        allow_write: args.allow_write.clone(),
+        allow_exec: args.allow_exec.clone(),
+        deny_read: args.deny_read.clone(),
+        deny_write: args.deny_write.clone(),
+        deny_exec: args.deny_exec.clone(),
+        deny_file,
+        command,
+        mode: args.mode.as_deref().map(|mode| if mode == "audit" { Mode::Audit } else { Mode::Enforce }),
+        home: user.map(|user| user.home.clone()).or_else(|| std::env::var_os("HOME").map(PathBuf::from)),
+        user: user.map(|user| user.name.clone()).or_else(|| std::env::var("USER").ok()),
+    };
+    let mut policy =
+        check::check(parsed.as_ref().map(|(source, policy)| (source, policy)), &overlay).map_err(usage)?;
+    if let Some(text) = events.and_then(Destination::rule).filter(|text| !args.deny_file.contains(text)) {
+        for rule in policy.rules.iter_mut().filter(|rule| rule.source == "--deny-file" && rule.text == text) {
+            rule.source = "--events".into();
+        }
+    }
+    Ok(policy)
+}

@@ -1,0 +1,113 @@
+//! Everything up to the command: a cgroup of our own, programs proved to hold it, the policy applied, pins.
+
+use std::path::Path;
+
+use nix::sys::signalfd::SignalFd;
+use stockade_common::tag::{SLOT_AUDIT_ALL, SLOT_CGROUP_EMITS, SLOT_ENFORCE};
+
+use super::{Refused, config::Config};
+use crate::{
+    audit::origin::boot_ns,
+    cli::{exit, host},
+    kernel::{Enforcer, LoadOptions, PinnedDirectory, Slot, remove_stale_pins},
+    scope::{
+        cgroup::{self, OwnCgroup},
+        signals,
+    },
+};
+
+const SLOT: Slot = Slot(1);
+
+/// A cgroup that is policed, with nothing in it yet. Dropped in the order of the fields: whatever happens, the cgroup
+/// is emptied while it is still policed.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The tagged cgroup.
+    pub cgroup: OwnCgroup,
+    /// Keep the programs attached when we are killed.
+    pub pins: PinnedDirectory,
+    /// The programs.
+    pub enforcer: Enforcer,
+    /// Signals that came and will come.
+    pub signals: SignalFd,
+    /// What was proved, by name.
+    pub guarantees: Vec<&'static str>,
+    /// Files are not policed.
+    pub degraded: bool,
+}
+
+fn unavailable(why: impl std::fmt::Display) -> Refused {
+    Refused::new(exit::UNAVAILABLE, format!("{why}\nnothing was started"))
+}
+
+/// Prepares a run.
+pub fn prepare(config: &Config) -> Result<Prepared, Refused> {
+    if !host::is_root() {
+        return Err(unavailable("enforcement needs root: run with sudo"));
+    }
+    clear_remains();
+    // From here on there is something to clean up: a signal waits until that can be done.
+    let signals = signals::block().map_err(Refused::own)?;
+    // Process ids come again, and what a killed run has left is found by its name.
+    let name = format!("stockade-{}-{:x}", std::process::id(), boot_ns());
+    let cgroup = OwnCgroup::create(&name).map_err(unavailable)?;
+    let Proved { mut enforcer, guarantees, degraded } = prove(config, &cgroup)?;
+    enforcer.apply(SLOT, &config.image).map_err(Refused::own)?;
+    let mut flags = 0;
+    for (wanted, flag) in
+        [(config.enforce, SLOT_ENFORCE), (config.audit_all, SLOT_AUDIT_ALL), (degraded, SLOT_CGROUP_EMITS)]
+    {
+        flags |= if wanted { flag } else { 0 };
+    }
+    enforcer.configure(SLOT, flags).map_err(Refused::own)?;
+    enforcer.tag(cgroup.id().map_err(Refused::own)?, SLOT).map_err(Refused::own)?;
+    let pins = enforcer.pin(&Path::new(host::PINS).join(&name)).map_err(unavailable)?;
+    Ok(Prepared { cgroup, pins, enforcer, signals, guarantees, degraded })
+}
+
+/// Pins of runs that were killed, once nothing is left that they police.
+fn clear_remains() {
+    let cleared = remove_stale_pins(Path::new(host::PINS), |name| {
+        cgroup::in_use(name).unwrap_or_else(|error| {
+            eprintln!("stockade: what a killed run has left stays: {error}");
+            true
+        })
+    });
+    // Not a reason to refuse: they police nothing but what that run has started.
+    if let Err(error) = cleared {
+        eprintln!("stockade: removing the pins of a killed run: {error}");
+    }
+}
+
+struct Proved {
+    enforcer: Enforcer,
+    guarantees: Vec<&'static str>,
+    degraded: bool,
+}
+
+/// Degraded is allowed, not asked for: a host that can police files does.
+fn prove(config: &Config, cgroup: &OwnCgroup) -> Result<Proved, Refused> {
+    let attempt = |degraded: bool| {
+        let options = LoadOptions {
+            network_only: degraded,
+            max_accepts: config.image.accepts.len() as u32,
+            max_ports: config.image.ports.len() as u32,
+        };
+        let (enforcer, findings) = host::enforce(&options, cgroup)?;
+        let mut guarantees = Vec::new();
+        for (guarantee, result) in findings {
+            result.map_err(|why| format!("{}: {why}", guarantee.name))?;
+            guarantees.push(guarantee.name);
+        }
+        Ok::<_, String>(Proved { enforcer, guarantees, degraded })
+    };
+    match host::bpf_lsm().and_then(|()| attempt(false)) {
+        Err(why) if config.allow_degraded => {
+            eprintln!("stockade: {why}");
+            let proved = attempt(true).map_err(unavailable)?;
+            eprintln!("stockade: degraded: files are not policed, only connects, sends and sockets");
+            Ok(proved)
+        }
+        whole => whole.map_err(unavailable),
+    }
+}
