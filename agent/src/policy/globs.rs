@@ -19,18 +19,81 @@ pub fn parts(pattern: &str) -> Vec<Part> {
         .collect()
 }
 
+/// Whether a word fits a pattern whose stars stand for any run of symbols. Going back to the last star is enough, so the
+/// cost is the product of the lengths at worst.
+fn fits<P, S>(pattern: &[P], word: &[S], star: impl Fn(&P) -> bool, one: impl Fn(&P, &S) -> bool) -> bool {
+    let (mut at, mut read) = (0, 0);
+    let mut back: Option<(usize, usize)> = None;
+    while read < word.len() {
+        match pattern.get(at) {
+            Some(symbol) if star(symbol) => {
+                back = Some((at, read));
+                at += 1;
+                continue;
+            }
+            Some(symbol) if one(symbol, &word[read]) => {
+                at += 1;
+                read += 1;
+                continue;
+            }
+            _ => {}
+        }
+        let Some((last_star, taken)) = &mut back else { return false };
+        *taken += 1;
+        (at, read) = (*last_star + 1, *taken);
+    }
+    pattern[at..].iter().all(star)
+}
+
 /// Whether one component's glob matches a name.
 #[must_use]
 pub fn name_matches(glob: &[u8], name: &[u8]) -> bool {
-    match (glob.first(), name.first()) {
-        (None, None) => true,
-        (Some(b'*'), _) => {
-            name_matches(&glob[1..], name) || (!name.is_empty() && name_matches(glob, &name[1..]))
-        }
-        (Some(b'?'), Some(_)) => name_matches(&glob[1..], &name[1..]),
-        (Some(a), Some(b)) if a == b => name_matches(&glob[1..], &name[1..]),
-        _ => false,
+    fits(glob, name, |symbol| *symbol == b'*', |symbol, byte| *symbol == b'?' || symbol == byte)
+}
+
+/// Whether one component's glob matches every name that another matches. May say no where the answer is yes.
+fn name_covers(outer: &[u8], inner: &[u8]) -> bool {
+    fits(
+        outer,
+        inner,
+        |symbol| *symbol == b'*',
+        |symbol, other| if *symbol == b'?' { *other != b'*' } else { symbol == other },
+    )
+}
+
+/// A `**` at the end, spelt out: any number of components, and then one.
+fn spelt(pattern: &[Part]) -> Vec<Part> {
+    let mut out = pattern.to_vec();
+    if out.last() == Some(&Part::Any) {
+        out.push(Part::Name("*".into()));
     }
+    out
+}
+
+/// Whether a pattern matches the components of a path. `**` at the end matches at least one.
+#[must_use]
+pub fn matches(pattern: &[Part], path: &[&[u8]]) -> bool {
+    fits(
+        &spelt(pattern),
+        path,
+        |part| *part == Part::Any,
+        |part, name| matches!(part, Part::Name(glob) if name_matches(glob.as_bytes(), name)),
+    )
+}
+
+/// Whether a pattern matches every path that another matches. Never wrongly says yes; may say no where the answer is
+/// yes, as for `*` and `**` that only together match what one `**` does.
+#[must_use]
+pub fn covers(outer: &[Part], inner: &[Part]) -> bool {
+    fits(
+        &spelt(outer),
+        &spelt(inner),
+        |part| *part == Part::Any,
+        |part, other| match (part, other) {
+            (Part::Name(outer), Part::Name(inner)) => name_covers(outer.as_bytes(), inner.as_bytes()),
+            _ => false,
+        },
+    )
 }
 
 /// What is left of a pattern below a mount point: the pattern consumes it component by component, and a `**` may
@@ -108,22 +171,99 @@ pub fn regex(parts: &[Part]) -> String {
     out
 }
 
-/// Reference: whether a pattern matches the components of a path. `**` at the end matches at least one.
-#[must_use]
-pub fn matches(pattern: &[Part], path: &[&[u8]]) -> bool {
-    match pattern.split_first() {
-        None => path.is_empty(),
-        Some((Part::Any, [])) => !path.is_empty(),
-        Some((Part::Any, rest)) => (0..=path.len()).any(|skip| matches(rest, &path[skip..])),
-        Some((Part::Name(glob), rest)) => path
-            .split_first()
-            .is_some_and(|(name, below)| name_matches(glob.as_bytes(), name) && matches(rest, below)),
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Reference for names, by plain recursion.
+    fn plain_name(glob: &[u8], name: &[u8]) -> bool {
+        match (glob.first(), name.first()) {
+            (None, None) => true,
+            (Some(b'*'), _) => {
+                plain_name(&glob[1..], name) || (!name.is_empty() && plain_name(glob, &name[1..]))
+            }
+            (Some(b'?'), Some(_)) => plain_name(&glob[1..], &name[1..]),
+            (Some(a), Some(b)) if a == b => plain_name(&glob[1..], &name[1..]),
+            _ => false,
+        }
+    }
+
+    /// Reference for paths, by plain recursion.
+    pub fn plain(pattern: &[Part], path: &[&[u8]]) -> bool {
+        match pattern.split_first() {
+            None => path.is_empty(),
+            Some((Part::Any, [])) => !path.is_empty(),
+            Some((Part::Any, rest)) => (0..=path.len()).any(|skip| plain(rest, &path[skip..])),
+            Some((Part::Name(glob), rest)) => path
+                .split_first()
+                .is_some_and(|(name, below)| plain_name(glob.as_bytes(), name) && plain(rest, below)),
+        }
+    }
+
+    /// Patterns over a small alphabet, so that they meet.
+    pub fn pattern() -> impl Strategy<Value = String> {
+        let part = prop_oneof![
+            Just("a"),
+            Just("b"),
+            Just("ab"),
+            Just("*"),
+            Just("a*"),
+            Just("*b"),
+            Just("?"),
+            Just("**")
+        ];
+        proptest::collection::vec(part, 1..5).prop_map(|parts| format!("/{}", parts.join("/")))
+    }
+
+    /// Names those patterns may match.
+    pub fn path() -> impl Strategy<Value = Vec<&'static str>> {
+        let name = prop_oneof![Just("a"), Just("b"), Just("ab"), Just("c"), Just("aab")];
+        proptest::collection::vec(name, 1..6)
+    }
+
+    proptest! {
+        #[test]
+        fn matching_agrees_with_the_plain_matcher(pattern in pattern(), path in path()) {
+            let names: Vec<&[u8]> = path.iter().map(|name| name.as_bytes()).collect();
+            prop_assert_eq!(matches(&parts(&pattern), &names), plain(&parts(&pattern), &names));
+        }
+
+        #[test]
+        fn names_agree_with_the_plain_matcher(glob in "[ab*?]{0,8}", name in "[ab*]{0,8}") {
+            let (glob, name) = (glob.as_bytes(), name.as_bytes());
+            prop_assert_eq!(name_matches(glob, name), plain_name(glob, name));
+        }
+
+        #[test]
+        fn what_is_covered_is_matched(outer in pattern(), inner in pattern(), path in path()) {
+            let names: Vec<&[u8]> = path.iter().map(|name| name.as_bytes()).collect();
+            if covers(&parts(&outer), &parts(&inner)) && plain(&parts(&inner), &names) {
+                prop_assert!(plain(&parts(&outer), &names));
+            }
+        }
+    }
+
+    #[test]
+    fn common_cases_are_covered() {
+        let covers = |outer, inner| covers(&parts(outer), &parts(inner));
+        assert!(
+            covers("/srv/**", "/srv/**") && covers("/srv/**", "/srv/a") && covers("/srv/**", "/srv/a/**")
+        );
+        assert!(
+            covers("**/.env", "/srv/.env")
+                && covers("**/.env", "/srv/**/.env")
+                && covers("**/*.so", "**/a*.so")
+        );
+        assert!(!covers("/srv/**", "/srv") && !covers("/srv/*", "/srv/**") && !covers("/srv/?", "/srv/*"));
+    }
+
+    #[test]
+    fn many_stars_are_matched_quickly() {
+        let (glob, name) = ("*a".repeat(100), "a".repeat(255));
+        assert!(!name_matches(format!("{glob}b").as_bytes(), name.as_bytes()));
+    }
 
     fn left(pattern: &str, point: &str) -> Vec<String> {
         let names: Vec<&[u8]> = point.split('/').filter(|p| !p.is_empty()).map(str::as_bytes).collect();
