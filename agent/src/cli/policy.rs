@@ -70,12 +70,12 @@ pub fn run(verb: &PolicyVerb) -> u8 {
 }
 
 fn checked(input: &Input) -> Result<crate::policy::checked::CheckedPolicy, String> {
-    let source = parse::read(&input.file).map_err(|error| error.to_string())?;
-    let policy = parse::parse(&source).map_err(|error| error.to_string())?;
+    let document =
+        parse::read(&input.file).and_then(parse::Document::new).map_err(|error| error.to_string())?;
     let workspace = input.workspace.as_ref().map(fs::canonicalize).transpose();
     let workspace = workspace.map_err(|error| format!("--workspace: {error}"))?;
     let overlay = Overlay { workspace, ..Overlay::default() };
-    check::check(Some((&source, &policy)), &overlay).map_err(|error| error.to_string())
+    check::check(&[document], &overlay).map_err(|error| error.to_string())
 }
 
 fn compiled(input: &Input, dump: bool, mounts: Option<&PathBuf>) -> Result<(), String> {

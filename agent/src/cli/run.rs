@@ -243,14 +243,8 @@ fn code(status: ExitStatus) -> u8 {
 
 fn policy(args: &Args, program: &Path, user: Option<&user::User>) -> Result<CheckedPolicy, Refused> {
     let usage = |error: &dyn std::fmt::Display| Refused(exit::USAGE, error.to_string());
-    let parsed = match &args.policy {
-        None => None,
-        Some(path) => {
-            let source = parse::read(path).map_err(|error| usage(&error))?;
-            let policy = parse::parse(&source).map_err(|error| usage(&error))?;
-            Some((source, policy))
-        }
-    };
+    let documents = args.policy.iter().map(|path| parse::read(path).and_then(parse::Document::new));
+    let documents: Vec<_> = documents.collect::<Result<_, _>>().map_err(|error| usage(&error))?;
     let workspace = args.workspace.as_ref().map(|path| {
         fs::canonicalize(path)
             .and_then(|real| if real.is_dir() { Ok(real) } else { Err(io::ErrorKind::NotADirectory.into()) })
@@ -274,8 +268,7 @@ fn policy(args: &Args, program: &Path, user: Option<&user::User>) -> Result<Chec
             .or_else(|| std::env::var_os("HOME").map(PathBuf::from)),
         user: user.map(|user| user.name.clone()).or_else(|| std::env::var("USER").ok()),
     };
-    check::check(parsed.as_ref().map(|(source, policy)| (source, policy)), &overlay)
-        .map_err(|error| usage(&error))
+    check::check(&documents, &overlay).map_err(|error| usage(&error))
 }
 
 /// Wall-clock time of boot, suspend included.

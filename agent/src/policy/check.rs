@@ -1,15 +1,18 @@
 //! [`Policy`] and command-line rules to [`CheckedPolicy`].
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use stockade_common::file::{ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE};
 use toml::Spanned;
 
 use super::{
-    checked::{CheckedPolicy, Mode, NetRule, PathRule},
+    checked::{Author, CheckedPolicy, Mode, NetRule, PathRule, Place},
     diagnostic::{Diagnostic, Diagnostics},
     image::RuleInfo,
-    parse::{self, Policy, Source},
+    parse::{Document, Policy, Source},
     rule::{self, Refusal},
 };
 
@@ -57,18 +60,21 @@ struct Checker<'a> {
     problems: Vec<Diagnostic>,
 }
 
-/// Checks every rule. The profile `base` is always part of the result.
+/// Checks every rule of the documents, of which the last is the one that was asked for: it alone gives the policy its
+/// name and mode. The profile `base` is always part of the result.
 ///
 /// # Errors
 /// Every rule that is refused, with its place and a suggestion.
-pub fn check(policy: Option<(&Source, &Policy)>, overlay: &Overlay) -> Result<CheckedPolicy, Diagnostics> {
+pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy, Diagnostics> {
     let mut checker = Checker { overlay, policy: CheckedPolicy::default(), problems: Vec::new() };
-    let base = Source { name: "profile base".into(), text: BASE.into() };
-    checker.file(&base, &parse::parse(&base)?);
+    let base = Document::new(Source { name: "profile base".into(), text: BASE.into() })?;
+    checker.file(&base, Author::Profile);
+    for (number, document) in documents.iter().enumerate() {
+        checker.extends(document);
+        checker.file(document, Author::File(number));
+    }
     checker.policy.name = "command line".into();
-    if let Some((source, policy)) = policy {
-        checker.extends(source, policy);
-        checker.file(source, policy);
+    if let Some(Document { source, policy }) = documents.last() {
         checker.policy.name = policy.name.clone().unwrap_or_else(|| source.name.clone());
         checker.policy.mode = policy.mode.unwrap_or_default();
     }
@@ -80,7 +86,7 @@ pub fn check(policy: Option<(&Source, &Policy)>, overlay: &Overlay) -> Result<Ch
 }
 
 impl Checker<'_> {
-    fn extends(&mut self, source: &Source, policy: &Policy) {
+    fn extends(&mut self, Document { source, policy }: &Document) {
         for name in &policy.extends {
             let text = name.get_ref();
             if !PROFILES.contains(&text.as_str()) {
@@ -88,18 +94,19 @@ impl Checker<'_> {
                     message: format!("there is no profile {text:?}"),
                     help: Some(format!("built in: {}", PROFILES.join(", "))),
                 };
-                self.problem(source, Some(name.span()), refusal);
+                self.problems.push(refusal.at(source, Some(name.span())));
             }
         }
     }
 
-    fn file(&mut self, source: &Source, policy: &Policy) {
+    fn file(&mut self, Document { source, policy }: &Document, author: Author) {
         let Policy { version: _, name: _, mode: _, extends: _, network, files } = policy;
         for (list, rules, deny) in
             [("network.allow", &network.allow, false), ("network.deny", &network.deny, true)]
         {
-            for spanned in rules {
-                self.spanned(source, spanned, list, |checker, text, id| checker.net(text, deny, id));
+            for rule in rules {
+                let id = self.spanned(author, source, rule, list);
+                self.net(rule.get_ref(), deny, id);
             }
         }
         for (list, rules, access, deny) in [
@@ -108,24 +115,17 @@ impl Checker<'_> {
             ("files.exec", &files.exec, ACCESS_READ | ACCESS_EXEC, false),
             ("files.deny", &files.deny, ALL, true),
         ] {
-            for spanned in rules {
-                self.spanned(source, spanned, list, |checker, text, id| checker.path(text, access, deny, id));
+            for rule in rules {
+                let id = self.spanned(author, source, rule, list);
+                self.path(rule.get_ref(), access, deny, id);
             }
         }
     }
 
-    fn spanned(
-        &mut self,
-        source: &Source,
-        rule: &Spanned<String>,
-        list: &str,
-        add: impl FnOnce(&mut Self, &str, u32) -> Result<(), Refusal>,
-    ) {
+    fn spanned(&mut self, author: Author, source: &Arc<Source>, rule: &Spanned<String>, list: &str) -> u32 {
         let line = source.text[..rule.span().start].matches('\n').count() + 1;
-        let id = self.rule(rule.get_ref(), &format!("{}:{line}", source.name), list);
-        if let Err(refusal) = add(self, rule.get_ref(), id) {
-            self.problem(source, Some(rule.span()), refusal);
-        }
+        let place = Place { author, source: source.clone(), span: Some(rule.span()) };
+        self.rule(rule.get_ref(), &format!("{}:{line}", source.name), list, place)
     }
 
     fn command_line(&mut self) {
@@ -134,7 +134,8 @@ impl Checker<'_> {
             [("--allow-net", &overlay.allow_net, false), ("--deny-net", &overlay.deny_net, true)]
         {
             for text in rules {
-                self.flag(flag, text, "network", |checker, text, id| checker.net(text, deny, id));
+                let id = self.flag(Author::Flags, flag, text, "network");
+                self.net(text, deny, id);
             }
         }
         for (flag, rules, access, deny) in [
@@ -147,7 +148,8 @@ impl Checker<'_> {
             ("--deny-file", &overlay.deny_file, ALL, true),
         ] {
             for text in rules {
-                self.flag(flag, text, "files", |checker, text, id| checker.path(text, access, deny, id));
+                let id = self.flag(Author::Flags, flag, text, "files");
+                self.path(text, access, deny, id);
             }
         }
         if let Some(workspace) = &overlay.workspace {
@@ -158,69 +160,57 @@ impl Checker<'_> {
         }
     }
 
-    fn flag(
-        &mut self,
-        flag: &str,
-        text: &str,
-        list: &str,
-        add: impl FnOnce(&mut Self, &str, u32) -> Result<(), Refusal>,
-    ) {
-        let id = self.rule(text, flag, list);
-        if let Err(refusal) = add(self, text, id) {
-            let source = Source { name: flag.into(), text: text.into() };
-            self.problem(&source, (!text.is_empty()).then_some(0..text.len()), refusal);
-        }
+    fn flag(&mut self, author: Author, flag: &str, text: &str, list: &str) -> u32 {
+        let source = Source { name: flag.into(), text: text.into() };
+        let span = (!text.is_empty()).then_some(0..text.len());
+        self.rule(text, flag, list, Place { author, source: Arc::new(source), span })
     }
 
     /// A path that is a name and no glob.
     fn literal(&mut self, flag: &str, path: &Path, tail: &str, access: u32) {
-        let id = self.rule(&path.display().to_string(), flag, "files");
+        let rule = self.flag(Author::Stockade, flag, &path.display().to_string(), "files");
         match path.to_str().filter(|text| text.starts_with('/') && !text.contains(['*', '?', '{', '}'])) {
-            Some(text) => self.policy.paths.push(PathRule {
-                pattern: format!("{}{tail}", text.trim_end_matches('/')),
-                access,
-                deny: false,
-                rule: id,
-            }),
+            Some(text) => {
+                let pattern = format!("{}{tail}", text.trim_end_matches('/'));
+                self.policy.paths.push(PathRule { pattern, access, deny: false, rule });
+            }
             None => {
                 let message = format!("{} cannot be written as a rule", path.display());
                 let help = Some("its name holds one of `*?{}` or is not UTF-8: rename it".to_owned());
-                self.problem(
-                    &Source { name: flag.into(), text: String::new() },
-                    None,
-                    Refusal { message, help },
-                );
+                self.problem(rule, Refusal { message, help });
             }
         }
     }
 
-    fn rule(&mut self, text: &str, source: &str, list: &str) -> u32 {
+    fn rule(&mut self, text: &str, source: &str, list: &str, place: Place) -> u32 {
         self.policy.rules.push(RuleInfo { text: text.into(), source: source.into(), list: list.into() });
+        self.policy.places.push(place);
         self.policy.rules.len() as u32 - 1
     }
 
-    fn problem(&mut self, source: &Source, span: Option<std::ops::Range<usize>>, refusal: Refusal) {
-        let Refusal { message, help } = refusal;
-        self.problems.push(Diagnostic {
-            message,
-            source: source.name.clone(),
-            text: source.text.clone(),
-            span,
-            help,
-        });
+    fn problem(&mut self, rule: u32, refusal: Refusal) {
+        self.problems.push(self.policy.diagnostic(rule, refusal));
     }
 
-    fn net(&mut self, text: &str, deny: bool, id: u32) -> Result<(), Refusal> {
-        let rule::Destination { prefix, ports, tcp, udp } = rule::destination(text)?;
-        self.policy.destinations.push(NetRule { prefix, ports, tcp, udp, deny, rule: id });
-        Ok(())
-    }
-
-    fn path(&mut self, text: &str, access: u32, deny: bool, id: u32) -> Result<(), Refusal> {
-        for pattern in rule::path(&self.expand(text)?)? {
-            self.policy.paths.push(PathRule { pattern, access, deny, rule: id });
+    fn net(&mut self, text: &str, deny: bool, id: u32) {
+        match rule::destination(text) {
+            Ok(rule::Destination { prefix, ports, tcp, udp }) => {
+                self.policy.destinations.push(NetRule { prefix, ports, tcp, udp, deny, rule: id });
+            }
+            Err(refusal) => self.problem(id, refusal),
         }
-        Ok(())
+    }
+
+    fn path(&mut self, text: &str, access: u32, deny: bool, id: u32) {
+        match self.expand(text).and_then(|text| rule::path(&text)) {
+            Ok(patterns) => self.policy.paths.extend(patterns.into_iter().map(|pattern| PathRule {
+                pattern,
+                access,
+                deny,
+                rule: id,
+            })),
+            Err(refusal) => self.problem(id, refusal),
+        }
     }
 
     /// Puts variables in.
@@ -271,8 +261,8 @@ mod tests {
     fn checked(text: &str) -> Result<CheckedPolicy, String> {
         let source = Source { name: "p.toml".into(), text: text.into() };
         let overlay = Overlay { workspace: Some("/ws".into()), ..Overlay::default() };
-        parse::parse(&source)
-            .and_then(|policy| check(Some((&source, &policy)), &overlay))
+        Document::new(source)
+            .and_then(|document| check(&[document], &overlay))
             .map_err(|diagnostics| diagnostics.to_string())
     }
 

@@ -1,6 +1,6 @@
 //! Policy text to [`Policy`].
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -21,6 +21,26 @@ pub struct Source {
     pub name: String,
     /// TOML.
     pub text: String,
+}
+
+/// A policy file that was read and parsed.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// Its text.
+    pub source: Arc<Source>,
+    /// What it says.
+    pub policy: Policy,
+}
+
+impl Document {
+    /// Parses `source`.
+    ///
+    /// # Errors
+    /// See [`parse`].
+    pub fn new(source: Source) -> Result<Self, Diagnostics> {
+        let policy = parse(&source)?;
+        Ok(Self { source: Arc::new(source), policy })
+    }
 }
 
 /// The policy language, version 1.

@@ -1,6 +1,10 @@
 //! One rule string: a path glob, or a destination.
 
+use std::ops::Range;
+
 use ipnet::IpNet;
+
+use super::{diagnostic::Diagnostic, parse::Source};
 
 /// Why a rule string is refused, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +13,15 @@ pub struct Refusal {
     pub message: String,
     /// Suggestion.
     pub help: Option<String>,
+}
+
+impl Refusal {
+    /// The complaint, with its place.
+    #[must_use]
+    pub fn at(self, source: &Source, span: Option<Range<usize>>) -> Diagnostic {
+        let Self { message, help } = self;
+        Diagnostic { message, source: source.name.clone(), text: source.text.clone(), span, help }
+    }
 }
 
 fn refuse<T>(message: impl Into<String>, help: impl Into<Option<&'static str>>) -> Result<T, Refusal> {
