@@ -7,6 +7,7 @@ pub mod compile;
 pub mod diagnostic;
 pub mod globs;
 pub mod image;
+pub mod links;
 pub mod mounts;
 pub mod parse;
 pub mod ports;
