@@ -1,13 +1,21 @@
 //! `stockade policy`.
 
-use std::{fs, path::PathBuf};
+use std::{
+    ffi::OsStr,
+    fs, io,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::PathBuf,
+};
 
 use clap::{Args, Subcommand};
 
 use super::exit;
 use crate::policy::{
     check::{self, Overlay},
+    checked::CheckedPolicy,
     compile,
+    diagnostic::Diagnostics,
+    follow,
     mounts::MountTable,
     parse,
 };
@@ -69,7 +77,7 @@ pub fn run(verb: &PolicyVerb) -> u8 {
     }
 }
 
-fn checked(input: &Input) -> Result<crate::policy::checked::CheckedPolicy, String> {
+fn checked(input: &Input) -> Result<CheckedPolicy, String> {
     let document =
         parse::read(&input.file).and_then(parse::Document::new).map_err(|error| error.to_string())?;
     let workspace = input.workspace.as_ref().map(fs::canonicalize).transpose();
@@ -78,11 +86,34 @@ fn checked(input: &Input) -> Result<crate::policy::checked::CheckedPolicy, Strin
     check::check(&[document], &overlay).map_err(|error| error.to_string())
 }
 
+/// Follows the links of this host, and warns of those that are not followed.
+///
+/// # Errors
+/// See [`follow::follow`].
+pub fn follow_links(policy: &mut CheckedPolicy, mounts: &MountTable) -> Result<(), Diagnostics> {
+    for warning in follow::follow(policy, mounts, &read_link)? {
+        eprintln!("stockade: warning: {}", Diagnostics(vec![warning]));
+    }
+    Ok(())
+}
+
+fn read_link(path: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    match fs::read_link(OsStr::from_bytes(path)) {
+        Ok(target) => Ok(Some(target.into_os_string().into_vec())),
+        // No link; nothing there; a component before it is no directory; longer than any name can be.
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EINVAL | libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG) => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
 fn compiled(input: &Input, dump: bool, mounts: Option<&PathBuf>) -> Result<(), String> {
-    let policy = checked(input)?;
+    let mut policy = checked(input)?;
     let path = mounts.cloned().unwrap_or_else(|| "/proc/self/mountinfo".into());
     let text = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let table = MountTable::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    follow_links(&mut policy, &table).map_err(|error| error.to_string())?;
     let (image, stats) = compile::compile(&policy, &table).map_err(|error| error.to_string())?;
     if dump {
         print!("{}", compile::dump(&image));

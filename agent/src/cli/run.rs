@@ -141,9 +141,11 @@ fn supervise(args: &Args) -> Result<u8, Refused> {
         }
     })?;
     let user = user::target(args.user.as_deref()).map_err(|message| Refused(exit::USAGE, message))?;
-    let policy = policy(args, &program, user.as_ref())?;
+    let mut policy = policy(args, &program, user.as_ref())?;
     let mountinfo = fs::read("/proc/self/mountinfo").map_err(Refused::own)?;
     let mounts = MountTable::parse(&mountinfo).map_err(Refused::own)?;
+    super::policy::follow_links(&mut policy, &mounts)
+        .map_err(|error| Refused(exit::USAGE, error.to_string()))?;
     let (image, _) =
         compile::compile(&policy, &mounts).map_err(|error| Refused(exit::USAGE, error.to_string()))?;
 

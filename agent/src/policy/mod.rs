@@ -5,6 +5,7 @@ pub mod check;
 pub mod checked;
 pub mod compile;
 pub mod diagnostic;
+pub mod follow;
 pub mod globs;
 pub mod image;
 pub mod links;
