@@ -15,7 +15,7 @@ use crate::policy::{
     checked::CheckedPolicy,
     compile,
     diagnostic::Diagnostics,
-    follow,
+    extend, follow,
     mounts::MountTable,
     parse,
 };
@@ -64,7 +64,7 @@ pub fn run(verb: &PolicyVerb) -> u8 {
             );
         }),
         PolicyVerb::Compile { input, dump, mounts } => compiled(input, *dump, mounts.as_ref()),
-        PolicyVerb::Schema => serde_json::to_string_pretty(&schemars::schema_for!(parse::Policy))
+        PolicyVerb::Schema => serde_json::to_string_pretty(&parse::schema())
             .map_err(|error| error.to_string())
             .map(|text| println!("{text}")),
     };
@@ -78,12 +78,11 @@ pub fn run(verb: &PolicyVerb) -> u8 {
 }
 
 fn checked(input: &Input) -> Result<CheckedPolicy, String> {
-    let document =
-        parse::read(&input.file).and_then(parse::Document::new).map_err(|error| error.to_string())?;
+    let documents = extend::load(&input.file, &parse::read).map_err(|error| error.to_string())?;
     let workspace = input.workspace.as_ref().map(fs::canonicalize).transpose();
     let workspace = workspace.map_err(|error| format!("--workspace: {error}"))?;
     let overlay = Overlay { workspace, ..Overlay::default() };
-    check::check(&[document], &overlay).map_err(|error| error.to_string())
+    check::check(&documents, &overlay).map_err(|error| error.to_string())
 }
 
 /// Follows the links of this host, and warns of those that are not followed.

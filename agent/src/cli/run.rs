@@ -36,7 +36,7 @@ use crate::{
     policy::{
         check::{self, Overlay},
         checked::{CheckedPolicy, Mode},
-        compile,
+        compile, extend,
         mounts::MountTable,
         parse,
     },
@@ -245,8 +245,8 @@ fn code(status: ExitStatus) -> u8 {
 
 fn policy(args: &Args, program: &Path, user: Option<&user::User>) -> Result<CheckedPolicy, Refused> {
     let usage = |error: &dyn std::fmt::Display| Refused(exit::USAGE, error.to_string());
-    let documents = args.policy.iter().map(|path| parse::read(path).and_then(parse::Document::new));
-    let documents: Vec<_> = documents.collect::<Result<_, _>>().map_err(|error| usage(&error))?;
+    let documents = args.policy.as_ref().map(|path| extend::load(path, &parse::read));
+    let documents = documents.transpose().map_err(|error| usage(&error))?.unwrap_or_default();
     let workspace = args.workspace.as_ref().map(|path| {
         fs::canonicalize(path)
             .and_then(|real| if real.is_dir() { Ok(real) } else { Err(io::ErrorKind::NotADirectory.into()) })

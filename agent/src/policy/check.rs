@@ -11,9 +11,11 @@ use toml::Spanned;
 use super::{
     checked::{Author, CheckedPolicy, Mode, NetRule, PathRule, Place},
     diagnostic::{Diagnostic, Diagnostics},
+    extend::names_file,
     image::RuleInfo,
     parse::{Document, Policy, Source},
     rule::{self, Refusal},
+    suggest::closest,
 };
 
 const BASE: &str = include_str!("profiles/base.toml");
@@ -87,12 +89,17 @@ pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy,
 
 impl Checker<'_> {
     fn extends(&mut self, Document { source, policy }: &Document) {
-        for name in &policy.extends {
+        for name in policy.extends.iter().filter(|name| !names_file(name.get_ref())) {
             let text = name.get_ref();
             if !PROFILES.contains(&text.as_str()) {
+                let meant = closest(text, PROFILES)
+                    .map_or_else(String::new, |meant| format!("did you mean {meant:?}? "));
+                let built_in = PROFILES.join(", ");
                 let refusal = Refusal {
                     message: format!("there is no profile {text:?}"),
-                    help: Some(format!("built in: {}", PROFILES.join(", "))),
+                    help: Some(format!(
+                        "{meant}built in: {built_in}; a policy file is named with a `/` or `.toml`"
+                    )),
                 };
                 self.problems.push(refusal.at(source, Some(name.span())));
             }
@@ -285,6 +292,7 @@ mod tests {
             ("version = 1\n[network]\nallow = [\"1.2.3.4:70000\"]\n", "70000", "1 to 65535"),
             ("version = 1\n[files]\nraed = []\n", "unknown field", "docs/policy.md"),
             ("version = 1\nextends = [\"gti\"]\n", "no profile", "built in: base"),
+            ("version = 1\nextends = [\"bsae\"]\n", "no profile", "did you mean \"base\"?"),
             ("version = 1\n[files]\nread = [\"etc\"]\n", "relative", "start it with"),
             ("version = 1\n[files]\nread = [\"${nowhere}/x\"]\n", "no variable", "${home}"),
             ("version = 2\n", "version 2", "version = 1"),
