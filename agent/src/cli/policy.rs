@@ -79,9 +79,16 @@ pub fn run(verb: &PolicyVerb) -> u8 {
 
 fn checked(input: &Input) -> Result<CheckedPolicy, String> {
     let documents = extend::load(&input.file, &parse::read).map_err(|error| error.to_string())?;
-    let workspace = input.workspace.as_ref().map(fs::canonicalize).transpose();
-    let workspace = workspace.map_err(|error| format!("--workspace: {error}"))?;
-    let overlay = Overlay { workspace, ..Overlay::default() };
+    let real = |path: &PathBuf| {
+        fs::canonicalize(path).map_err(|error| format!("--workspace {}: {error}", path.display()))
+    };
+    let workspace = input.workspace.as_ref().map(real).transpose()?;
+    let overlay = Overlay {
+        workspace,
+        home: std::env::var_os("HOME").map(PathBuf::from),
+        user: std::env::var("USER").ok(),
+        ..Overlay::default()
+    };
     check::check(&documents, &overlay).map_err(|error| error.to_string())
 }
 

@@ -14,6 +14,7 @@ use super::{
     extend::names_file,
     image::RuleInfo,
     parse::{Document, Policy, Source},
+    reach,
     rule::{self, Refusal},
     suggest::closest,
 };
@@ -84,6 +85,7 @@ pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy,
     if let Some(mode) = overlay.mode {
         checker.policy.mode = mode;
     }
+    checker.problems.extend(reach::unreachable(&checker.policy));
     if checker.problems.is_empty() { Ok(checker.policy) } else { Err(Diagnostics(checker.problems)) }
 }
 
@@ -209,7 +211,7 @@ impl Checker<'_> {
     }
 
     fn path(&mut self, text: &str, access: u32, deny: bool, id: u32) {
-        match self.expand(text).and_then(|text| rule::path(&text)) {
+        match rule::path(text, |name| self.value(name)) {
             Ok(patterns) => self.policy.paths.extend(patterns.into_iter().map(|pattern| PathRule {
                 pattern,
                 access,
@@ -220,42 +222,30 @@ impl Checker<'_> {
         }
     }
 
-    /// Puts variables in.
-    fn expand(&self, text: &str) -> Result<String, Refusal> {
-        let (mut out, mut rest) = (String::new(), text);
-        while let Some(start) = rest.find("${") {
-            let refusal = |message: String, help: &str| Refusal { message, help: Some(help.to_owned()) };
-            let Some(length) = rest[start..].find('}') else {
-                return Err(refusal("`${` without `}`".into(), "write `${workspace}`"));
-            };
-            let name = &rest[start + 2..start + length];
-            let value = match name {
-                "workspace" => self.overlay.workspace.as_deref().map(Path::to_str),
-                "home" => self.overlay.home.as_deref().map(Path::to_str),
-                "user" => self.overlay.user.as_deref().map(Some),
-                _ => {
-                    return Err(refusal(
-                        format!("no variable {name:?}"),
-                        "there are ${workspace}, ${home} and ${user}",
-                    ));
-                }
-            };
-            let Some(value) = value else {
-                return Err(refusal(format!("${{{name}}} has no value here"), "give --workspace DIR"));
-            };
-            let value = value.filter(|value| !value.contains(['*', '?', '{', '}', '[', ']', '\\']));
-            let Some(value) = value else {
-                return Err(refusal(
-                    format!("the value of ${{{name}}} holds a special character"),
-                    "rename it",
-                ));
-            };
-            out.push_str(&rest[..start]);
-            out.push_str(value);
-            rest = &rest[start + length + 1..];
+    /// What a variable stands for.
+    fn value(&self, name: &str) -> Result<String, Refusal> {
+        let refuse = |message: String, help: &str| Err(Refusal { message, help: Some(help.to_owned()) });
+        let (value, missing) = match name {
+            "workspace" => (self.overlay.workspace.as_deref().map(Path::to_str), "give --workspace DIR"),
+            "home" => (self.overlay.home.as_deref().map(Path::to_str), "set HOME, or write the path"),
+            "user" => (self.overlay.user.as_deref().map(Some), "set USER, or write the name"),
+            _ => {
+                return refuse(
+                    format!("no variable {name:?}"),
+                    "there are ${workspace}, ${home} and ${user}",
+                );
+            }
+        };
+        match value {
+            None => refuse(format!("${{{name}}} has no value here"), missing),
+            Some(Some(value)) if !value.contains(['*', '?', '{', '}', '[', ']', '\\', '\0']) => {
+                Ok(value.to_owned())
+            }
+            Some(_) => refuse(
+                format!("the value of ${{{name}}} holds one of `*?{{}}[]\\` or is not UTF-8"),
+                "rename what it names",
+            ),
         }
-        out.push_str(rest);
-        Ok(out)
     }
 }
 
@@ -310,7 +300,7 @@ mod tests {
         #[test]
         fn no_text_is_too_strange(text in ".{0,200}") {
             let _ = checked(&text);
-            let _ = rule::path(&text);
+            let _ = rule::path(&text, |name| Ok(name.to_owned()));
             let _ = rule::destination(&text);
         }
     }

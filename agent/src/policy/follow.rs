@@ -15,7 +15,7 @@ use stockade_common::file::ACCESS_WRITE;
 use super::{
     checked::{CheckedPolicy, PathRule},
     diagnostic::{Diagnostic, Diagnostics},
-    globs::{Part, covers, matches, parts},
+    globs::{Part, Spelt, parts},
     links::{Link, ReadLink, Stuck, join, walk},
     mounts::MountTable,
     rule::Refusal,
@@ -182,22 +182,24 @@ fn is_own_process(mounts: &MountTable, path: &[u8]) -> bool {
 
 /// Whether the policy already allows what a rule would.
 fn already(policy: &CheckedPolicy, rule: &PathRule) -> bool {
-    let inner = parts(&rule.pattern);
-    policy.paths.iter().any(|other| {
-        !other.deny && other.access & rule.access == rule.access && covers(&parts(&other.pattern), &inner)
-    })
+    let spelt = |rule: &PathRule| Spelt::new(&parts(&rule.pattern));
+    let inner = spelt(rule);
+    policy
+        .paths
+        .iter()
+        .any(|other| !other.deny && other.access & rule.access == rule.access && spelt(other).covers(&inner))
 }
 
 /// What the workload may change.
 struct Guard<'a> {
     mounts: &'a MountTable,
-    writable: Vec<Vec<Part>>,
+    writable: Vec<Spelt>,
 }
 
 impl Guard<'_> {
     fn add<'r>(&mut self, rules: impl IntoIterator<Item = &'r PathRule>) {
         let writes = rules.into_iter().filter(|rule| !rule.deny && rule.access & ACCESS_WRITE != 0);
-        self.writable.extend(writes.map(|rule| parts(&rule.pattern)));
+        self.writable.extend(writes.map(|rule| Spelt::new(&parts(&rule.pattern))));
     }
 
     /// Those of the links that the workload could have put there: it may write the link itself, or may exchange a
@@ -208,7 +210,7 @@ impl Guard<'_> {
         let written = |path: &[u8]| {
             let names: Vec<&[u8]> =
                 path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
-            (1..=names.len()).any(|end| self.writable.iter().any(|glob| matches(glob, &names[..end])))
+            (1..=names.len()).any(|end| self.writable.iter().any(|glob| glob.matches(&names[..end])))
         };
         links
             .into_iter()

@@ -61,39 +61,47 @@ fn name_covers(outer: &[u8], inner: &[u8]) -> bool {
     )
 }
 
-/// A `**` at the end, spelt out: any number of components, and then one.
-fn spelt(pattern: &[Part]) -> Vec<Part> {
-    let mut out = pattern.to_vec();
-    if out.last() == Some(&Part::Any) {
-        out.push(Part::Name("*".into()));
+/// A pattern made ready to be matched many times: a `**` at the end is spelt out as any number of components, and then
+/// one.
+#[derive(Debug, Clone)]
+pub struct Spelt(Vec<Part>);
+
+impl Spelt {
+    /// Spells a pattern out.
+    #[must_use]
+    pub fn new(pattern: &[Part]) -> Self {
+        let mut all = pattern.to_vec();
+        if all.last() == Some(&Part::Any) {
+            all.push(Part::Name("*".into()));
+        }
+        Self(all)
     }
-    out
-}
 
-/// Whether a pattern matches the components of a path. `**` at the end matches at least one.
-#[must_use]
-pub fn matches(pattern: &[Part], path: &[&[u8]]) -> bool {
-    fits(
-        &spelt(pattern),
-        path,
-        |part| *part == Part::Any,
-        |part, name| matches!(part, Part::Name(glob) if name_matches(glob.as_bytes(), name)),
-    )
-}
+    /// Whether it matches the components of a path. `**` at the end matches at least one.
+    #[must_use]
+    pub fn matches(&self, path: &[&[u8]]) -> bool {
+        fits(
+            &self.0,
+            path,
+            |part| *part == Part::Any,
+            |part, name| matches!(part, Part::Name(glob) if name_matches(glob.as_bytes(), name)),
+        )
+    }
 
-/// Whether a pattern matches every path that another matches. Never wrongly says yes; may say no where the answer is
-/// yes, as for `*` and `**` that only together match what one `**` does.
-#[must_use]
-pub fn covers(outer: &[Part], inner: &[Part]) -> bool {
-    fits(
-        &spelt(outer),
-        &spelt(inner),
-        |part| *part == Part::Any,
-        |part, other| match (part, other) {
-            (Part::Name(outer), Part::Name(inner)) => name_covers(outer.as_bytes(), inner.as_bytes()),
-            _ => false,
-        },
-    )
+    /// Whether it matches every path that another matches. Never wrongly says yes; may say no where the answer is yes,
+    /// as for `*` and `**` that only together match what one `**` does.
+    #[must_use]
+    pub fn covers(&self, inner: &Self) -> bool {
+        fits(
+            &self.0,
+            &inner.0,
+            |part| *part == Part::Any,
+            |part, other| match (part, other) {
+                (Part::Name(outer), Part::Name(inner)) => name_covers(outer.as_bytes(), inner.as_bytes()),
+                _ => false,
+            },
+        )
+    }
 }
 
 /// What is left of a pattern below a mount point: the pattern consumes it component by component, and a `**` may
@@ -177,6 +185,10 @@ pub(super) mod tests {
 
     use super::*;
 
+    fn spelt(pattern: &str) -> Spelt {
+        Spelt::new(&parts(pattern))
+    }
+
     /// Reference for names, by plain recursion.
     fn plain_name(glob: &[u8], name: &[u8]) -> bool {
         match (glob.first(), name.first()) {
@@ -227,7 +239,7 @@ pub(super) mod tests {
         #[test]
         fn matching_agrees_with_the_plain_matcher(pattern in pattern(), path in path()) {
             let names: Vec<&[u8]> = path.iter().map(|name| name.as_bytes()).collect();
-            prop_assert_eq!(matches(&parts(&pattern), &names), plain(&parts(&pattern), &names));
+            prop_assert_eq!(spelt(&pattern).matches(&names), plain(&parts(&pattern), &names));
         }
 
         #[test]
@@ -239,7 +251,7 @@ pub(super) mod tests {
         #[test]
         fn what_is_covered_is_matched(outer in pattern(), inner in pattern(), path in path()) {
             let names: Vec<&[u8]> = path.iter().map(|name| name.as_bytes()).collect();
-            if covers(&parts(&outer), &parts(&inner)) && plain(&parts(&inner), &names) {
+            if spelt(&outer).covers(&spelt(&inner)) && plain(&parts(&inner), &names) {
                 prop_assert!(plain(&parts(&outer), &names));
             }
         }
@@ -247,7 +259,7 @@ pub(super) mod tests {
 
     #[test]
     fn common_cases_are_covered() {
-        let covers = |outer, inner| covers(&parts(outer), &parts(inner));
+        let covers = |outer, inner| spelt(outer).covers(&spelt(inner));
         assert!(
             covers("/srv/**", "/srv/**") && covers("/srv/**", "/srv/a") && covers("/srv/**", "/srv/a/**")
         );

@@ -13,5 +13,6 @@ pub mod links;
 pub mod mounts;
 pub mod parse;
 pub mod ports;
+pub mod reach;
 pub mod rule;
 pub mod suggest;
