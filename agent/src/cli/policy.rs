@@ -33,7 +33,7 @@ pub enum PolicyVerb {
         /// Print the tables.
         #[arg(long)]
         dump: bool,
-        /// A file in the format of /proc/self/mountinfo to use instead.
+        /// Another host's mounts, a file in the format of /proc/self/mountinfo: this host's links then say nothing.
         #[arg(long)]
         mounts: Option<PathBuf>,
     },
@@ -119,7 +119,9 @@ fn compiled(input: &Input, dump: bool, mounts: Option<&PathBuf>) -> Result<(), S
     let path = mounts.cloned().unwrap_or_else(|| "/proc/self/mountinfo".into());
     let text = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let table = MountTable::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?;
-    follow_links(&mut policy, &table).map_err(|error| error.to_string())?;
+    if mounts.is_none() {
+        follow_links(&mut policy, &table).map_err(|error| error.to_string())?;
+    }
     let (image, stats) = compile::compile(&policy, &table).map_err(|error| error.to_string())?;
     if dump {
         print!("{}", compile::dump(&image));

@@ -49,7 +49,7 @@ impl Document {
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Version of the language: 1.
-    #[schemars(with = "u32")]
+    #[schemars(with = "u32", extend("const" = 1))]
     pub version: Spanned<u32>,
     /// Name, for events.
     pub name: Option<String>,
@@ -58,7 +58,7 @@ pub struct Policy {
     /// What it builds on: built-in profiles, of which `base` always is one, and policy files (with a `/`, or ending in
     /// `.toml`), relative to this file.
     #[serde(default)]
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub extends: Vec<Spanned<String>>,
     /// Default deny.
     #[serde(default)]
@@ -73,10 +73,10 @@ pub struct Policy {
 #[serde(deny_unknown_fields, default)]
 pub struct Network {
     /// Destinations that may be reached.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub allow: Vec<Spanned<String>>,
     /// Destinations that may not, whatever `allow` says.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub deny: Vec<Spanned<String>>,
 }
 
@@ -85,16 +85,16 @@ pub struct Network {
 #[serde(deny_unknown_fields, default)]
 pub struct Files {
     /// May be read.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub read: Vec<Spanned<String>>,
     /// May be changed, and read.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub write: Vec<Spanned<String>>,
     /// May be executed, and read.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub exec: Vec<Spanned<String>>,
     /// May be neither, whatever the others say.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub deny: Vec<Spanned<String>>,
 }
 
@@ -162,7 +162,7 @@ fn parse(source: &Source) -> Result<Policy, Diagnostics> {
 
 /// What to do about a complaint of the TOML parser.
 fn help(message: &str) -> String {
-    const KEYS: &str = "the keys are listed in docs/policy.md and by `stockade policy schema`";
+    const KEYS: &str = "docs/policy.md and `stockade policy schema` list what there is";
     // "unknown field `raed`, expected one of `read`, `write`"
     let mut quoted = message.split('`').skip(1).step_by(2);
     if message.starts_with("unknown") {

@@ -121,12 +121,15 @@ pub fn compile(rules: &[NetRule]) -> Result<Compiled, TooManyRanges> {
     Ok((prefixes, ports))
 }
 
+/// A verdict and its rule, the greatest of which decides: a denial, and of equal ones the lowest rule.
+type Claim = (u32, Reverse<u32>);
+
 /// Disjoint sorted ranges; deny wins, and of several rules the lowest id is named.
 fn merge(rules: &[&NetRule]) -> Vec<PortRange> {
     let mut out: Vec<PortRange> = Vec::new();
     for protocol in [TCP, UDP] {
-        // What begins and ends at each port. Deny is the greater verdict; of equal ones the lowest rule decides.
-        let mut edges: BTreeMap<u32, Vec<(bool, (u32, Reverse<u32>))>> = BTreeMap::new();
+        // What begins and ends at each port.
+        let mut edges: BTreeMap<u32, Vec<(bool, Claim)>> = BTreeMap::new();
         for rule in rules.iter().filter(|rule| if protocol == TCP { rule.tcp } else { rule.udp }) {
             let claim = (if rule.deny { PORT_DENY } else { PORT_ALLOW }, Reverse(rule.rule));
             for (low, high) in &rule.ports {
@@ -134,7 +137,7 @@ fn merge(rules: &[&NetRule]) -> Vec<PortRange> {
                 edges.entry(u32::from(*high) + 1).or_default().push((false, claim));
             }
         }
-        let mut claims: BTreeMap<(u32, Reverse<u32>), usize> = BTreeMap::new();
+        let mut claims: BTreeMap<Claim, usize> = BTreeMap::new();
         let mut edges = edges.into_iter().peekable();
         while let Some((low, changes)) = edges.next() {
             for (begins, claim) in changes {
