@@ -2,6 +2,7 @@
 
 mod batch;
 mod lifecycle;
+mod links;
 mod listeners;
 mod survival;
 mod table;
