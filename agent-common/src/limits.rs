@@ -19,6 +19,8 @@ pub const MAX_SLOTS: u32 = 64;
 pub const MAX_FILESYSTEMS: u32 = 4096;
 /// Most network prefixes over all slots.
 pub const MAX_PREFIXES: u32 = 131_072;
+/// Most port ranges of one policy, over all its prefixes; 16 bytes each.
+pub const MAX_PORT_RANGES: usize = 1 << 20;
 /// Path buffers per CPU. A program may be preempted by a task that runs it too; when all are taken: denied and counted.
 pub const PATH_BUFFERS_PER_CPU: usize = 4;
 /// Directories whose automaton states are remembered; 16 bytes each. A power of two.

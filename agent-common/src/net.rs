@@ -60,5 +60,7 @@ pub const fn port_key(protocol: u32, port: u16) -> u32 {
 
 /// Most steps of the binary search in one run: runs are no longer than `1 << PORT_SEARCH_STEPS`.
 pub const PORT_SEARCH_STEPS: u32 = 16;
+/// Most [`PortRange`]s in one run.
+pub const MAX_PORT_RUN: usize = 1 << PORT_SEARCH_STEPS;
 
 pod!(PrefixData, PortRun, PortRange);

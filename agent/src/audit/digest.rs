@@ -11,7 +11,7 @@ use crate::policy::checked::{CheckedPolicy, Mode, NetRule, PathRule};
 #[must_use]
 pub fn digest(policy: &CheckedPolicy) -> String {
     // Names and rule ids play no part.
-    let CheckedPolicy { name: _, mode, paths, destinations, rules: _ } = policy;
+    let CheckedPolicy { name: _, mode, paths, destinations, rules: _, places: _ } = policy;
     let mut lines: Vec<String> = paths.iter().map(path).chain(destinations.iter().map(destination)).collect();
     lines.sort();
     lines.dedup();

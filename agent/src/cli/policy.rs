@@ -1,13 +1,21 @@
 //! `stockade policy`.
 
-use std::{fs, path::PathBuf};
+use std::{
+    ffi::OsStr,
+    fs, io,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::PathBuf,
+};
 
 use clap::{Args, Subcommand};
 
 use super::exit;
 use crate::policy::{
     check::{self, Overlay},
+    checked::CheckedPolicy,
     compile,
+    diagnostic::Diagnostics,
+    extend, follow,
     mounts::MountTable,
     parse,
 };
@@ -25,7 +33,7 @@ pub enum PolicyVerb {
         /// Print the tables.
         #[arg(long)]
         dump: bool,
-        /// A file in the format of /proc/self/mountinfo to use instead.
+        /// Another host's mounts, a file in the format of /proc/self/mountinfo: this host's links then say nothing.
         #[arg(long)]
         mounts: Option<PathBuf>,
     },
@@ -56,7 +64,7 @@ pub fn run(verb: &PolicyVerb) -> u8 {
             );
         }),
         PolicyVerb::Compile { input, dump, mounts } => compiled(input, *dump, mounts.as_ref()),
-        PolicyVerb::Schema => serde_json::to_string_pretty(&schemars::schema_for!(parse::Policy))
+        PolicyVerb::Schema => serde_json::to_string_pretty(&parse::schema())
             .map_err(|error| error.to_string())
             .map(|text| println!("{text}")),
     };
@@ -69,20 +77,51 @@ pub fn run(verb: &PolicyVerb) -> u8 {
     }
 }
 
-fn checked(input: &Input) -> Result<crate::policy::checked::CheckedPolicy, String> {
-    let source = parse::read(&input.file).map_err(|error| error.to_string())?;
-    let policy = parse::parse(&source).map_err(|error| error.to_string())?;
-    let workspace = input.workspace.as_ref().map(fs::canonicalize).transpose();
-    let workspace = workspace.map_err(|error| format!("--workspace: {error}"))?;
-    let overlay = Overlay { workspace, ..Overlay::default() };
-    check::check(Some((&source, &policy)), &overlay).map_err(|error| error.to_string())
+fn checked(input: &Input) -> Result<CheckedPolicy, String> {
+    let documents = extend::load(&input.file, &parse::read).map_err(|error| error.to_string())?;
+    let real = |path: &PathBuf| {
+        fs::canonicalize(path).map_err(|error| format!("--workspace {}: {error}", path.display()))
+    };
+    let workspace = input.workspace.as_ref().map(real).transpose()?;
+    let overlay = Overlay {
+        workspace,
+        home: std::env::var_os("HOME").map(PathBuf::from),
+        user: std::env::var("USER").ok(),
+        ..Overlay::default()
+    };
+    check::check(&documents, &overlay).map_err(|error| error.to_string())
+}
+
+/// Follows the links of this host, and warns of those that are not followed.
+///
+/// # Errors
+/// See [`follow::follow`].
+pub fn follow_links(policy: &mut CheckedPolicy, mounts: &MountTable) -> Result<(), Diagnostics> {
+    for warning in follow::follow(policy, mounts, &read_link)? {
+        eprintln!("stockade: warning: {}", Diagnostics(vec![warning]));
+    }
+    Ok(())
+}
+
+fn read_link(path: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    match fs::read_link(OsStr::from_bytes(path)) {
+        Ok(target) => Ok(Some(target.into_os_string().into_vec())),
+        // No link; nothing there; a component before it is no directory; longer than any name can be.
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EINVAL | libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG) => Ok(None),
+            _ => Err(error),
+        },
+    }
 }
 
 fn compiled(input: &Input, dump: bool, mounts: Option<&PathBuf>) -> Result<(), String> {
-    let policy = checked(input)?;
+    let mut policy = checked(input)?;
     let path = mounts.cloned().unwrap_or_else(|| "/proc/self/mountinfo".into());
     let text = fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let table = MountTable::parse(&text).map_err(|error| format!("{}: {error}", path.display()))?;
+    if mounts.is_none() {
+        follow_links(&mut policy, &table).map_err(|error| error.to_string())?;
+    }
     let (image, stats) = compile::compile(&policy, &table).map_err(|error| error.to_string())?;
     if dump {
         print!("{}", compile::dump(&image));

@@ -1,16 +1,22 @@
 //! [`Policy`] and command-line rules to [`CheckedPolicy`].
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use stockade_common::file::{ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE};
 use toml::Spanned;
 
 use super::{
-    checked::{CheckedPolicy, Mode, NetRule, PathRule},
+    checked::{Author, CheckedPolicy, Mode, NetRule, PathRule, Place},
     diagnostic::{Diagnostic, Diagnostics},
+    extend::names_file,
     image::RuleInfo,
-    parse::{self, Policy, Source},
+    parse::{Document, Policy, Source},
+    reach,
     rule::{self, Refusal},
+    suggest::closest,
 };
 
 const BASE: &str = include_str!("profiles/base.toml");
@@ -57,18 +63,21 @@ struct Checker<'a> {
     problems: Vec<Diagnostic>,
 }
 
-/// Checks every rule. The profile `base` is always part of the result.
+/// Checks every rule of the documents, of which the last is the one that was asked for: it alone gives the policy its
+/// name and mode. The profile `base` is always part of the result.
 ///
 /// # Errors
 /// Every rule that is refused, with its place and a suggestion.
-pub fn check(policy: Option<(&Source, &Policy)>, overlay: &Overlay) -> Result<CheckedPolicy, Diagnostics> {
+pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy, Diagnostics> {
     let mut checker = Checker { overlay, policy: CheckedPolicy::default(), problems: Vec::new() };
-    let base = Source { name: "profile base".into(), text: BASE.into() };
-    checker.file(&base, &parse::parse(&base)?);
+    let base = Document::new(Source { name: "profile base".into(), text: BASE.into() })?;
+    checker.file(&base, Author::Profile);
+    for (number, document) in documents.iter().enumerate() {
+        checker.extends(document);
+        checker.file(document, Author::File(number));
+    }
     checker.policy.name = "command line".into();
-    if let Some((source, policy)) = policy {
-        checker.extends(source, policy);
-        checker.file(source, policy);
+    if let Some(Document { source, policy }) = documents.last() {
         checker.policy.name = policy.name.clone().unwrap_or_else(|| source.name.clone());
         checker.policy.mode = policy.mode.unwrap_or_default();
     }
@@ -76,30 +85,37 @@ pub fn check(policy: Option<(&Source, &Policy)>, overlay: &Overlay) -> Result<Ch
     if let Some(mode) = overlay.mode {
         checker.policy.mode = mode;
     }
+    checker.problems.extend(reach::unreachable(&checker.policy));
     if checker.problems.is_empty() { Ok(checker.policy) } else { Err(Diagnostics(checker.problems)) }
 }
 
 impl Checker<'_> {
-    fn extends(&mut self, source: &Source, policy: &Policy) {
-        for name in &policy.extends {
+    fn extends(&mut self, Document { source, policy }: &Document) {
+        for name in policy.extends.iter().filter(|name| !names_file(name.get_ref())) {
             let text = name.get_ref();
             if !PROFILES.contains(&text.as_str()) {
+                let meant = closest(text, PROFILES)
+                    .map_or_else(String::new, |meant| format!("did you mean {meant:?}? "));
+                let built_in = PROFILES.join(", ");
                 let refusal = Refusal {
                     message: format!("there is no profile {text:?}"),
-                    help: Some(format!("built in: {}", PROFILES.join(", "))),
+                    help: Some(format!(
+                        "{meant}built in: {built_in}; a policy file is named with a `/` or `.toml`"
+                    )),
                 };
-                self.problem(source, Some(name.span()), refusal);
+                self.problems.push(refusal.at(source, Some(name.span())));
             }
         }
     }
 
-    fn file(&mut self, source: &Source, policy: &Policy) {
+    fn file(&mut self, Document { source, policy }: &Document, author: Author) {
         let Policy { version: _, name: _, mode: _, extends: _, network, files } = policy;
         for (list, rules, deny) in
             [("network.allow", &network.allow, false), ("network.deny", &network.deny, true)]
         {
-            for spanned in rules {
-                self.spanned(source, spanned, list, |checker, text, id| checker.net(text, deny, id));
+            for rule in rules {
+                let id = self.spanned(author, source, rule, list);
+                self.net(rule.get_ref(), deny, id);
             }
         }
         for (list, rules, access, deny) in [
@@ -108,24 +124,17 @@ impl Checker<'_> {
             ("files.exec", &files.exec, ACCESS_READ | ACCESS_EXEC, false),
             ("files.deny", &files.deny, ALL, true),
         ] {
-            for spanned in rules {
-                self.spanned(source, spanned, list, |checker, text, id| checker.path(text, access, deny, id));
+            for rule in rules {
+                let id = self.spanned(author, source, rule, list);
+                self.path(rule.get_ref(), access, deny, id);
             }
         }
     }
 
-    fn spanned(
-        &mut self,
-        source: &Source,
-        rule: &Spanned<String>,
-        list: &str,
-        add: impl FnOnce(&mut Self, &str, u32) -> Result<(), Refusal>,
-    ) {
+    fn spanned(&mut self, author: Author, source: &Arc<Source>, rule: &Spanned<String>, list: &str) -> u32 {
         let line = source.text[..rule.span().start].matches('\n').count() + 1;
-        let id = self.rule(rule.get_ref(), &format!("{}:{line}", source.name), list);
-        if let Err(refusal) = add(self, rule.get_ref(), id) {
-            self.problem(source, Some(rule.span()), refusal);
-        }
+        let place = Place { author, source: source.clone(), span: Some(rule.span()) };
+        self.rule(rule.get_ref(), &format!("{}:{line}", source.name), list, place)
     }
 
     fn command_line(&mut self) {
@@ -134,7 +143,8 @@ impl Checker<'_> {
             [("--allow-net", &overlay.allow_net, false), ("--deny-net", &overlay.deny_net, true)]
         {
             for text in rules {
-                self.flag(flag, text, "network", |checker, text, id| checker.net(text, deny, id));
+                let id = self.flag(Author::Flags, flag, text, "network");
+                self.net(text, deny, id);
             }
         }
         for (flag, rules, access, deny) in [
@@ -147,7 +157,8 @@ impl Checker<'_> {
             ("--deny-file", &overlay.deny_file, ALL, true),
         ] {
             for text in rules {
-                self.flag(flag, text, "files", |checker, text, id| checker.path(text, access, deny, id));
+                let id = self.flag(Author::Flags, flag, text, "files");
+                self.path(text, access, deny, id);
             }
         }
         if let Some(workspace) = &overlay.workspace {
@@ -158,107 +169,83 @@ impl Checker<'_> {
         }
     }
 
-    fn flag(
-        &mut self,
-        flag: &str,
-        text: &str,
-        list: &str,
-        add: impl FnOnce(&mut Self, &str, u32) -> Result<(), Refusal>,
-    ) {
-        let id = self.rule(text, flag, list);
-        if let Err(refusal) = add(self, text, id) {
-            let source = Source { name: flag.into(), text: text.into() };
-            self.problem(&source, (!text.is_empty()).then_some(0..text.len()), refusal);
-        }
+    fn flag(&mut self, author: Author, flag: &str, text: &str, list: &str) -> u32 {
+        let source = Source { name: flag.into(), text: text.into() };
+        let span = (!text.is_empty()).then_some(0..text.len());
+        self.rule(text, flag, list, Place { author, source: Arc::new(source), span })
     }
 
     /// A path that is a name and no glob.
     fn literal(&mut self, flag: &str, path: &Path, tail: &str, access: u32) {
-        let id = self.rule(&path.display().to_string(), flag, "files");
+        let rule = self.flag(Author::Stockade, flag, &path.display().to_string(), "files");
         match path.to_str().filter(|text| text.starts_with('/') && !text.contains(['*', '?', '{', '}'])) {
-            Some(text) => self.policy.paths.push(PathRule {
-                pattern: format!("{}{tail}", text.trim_end_matches('/')),
-                access,
-                deny: false,
-                rule: id,
-            }),
+            Some(text) => {
+                let pattern = format!("{}{tail}", text.trim_end_matches('/'));
+                self.policy.paths.push(PathRule { pattern, access, deny: false, rule });
+            }
             None => {
                 let message = format!("{} cannot be written as a rule", path.display());
                 let help = Some("its name holds one of `*?{}` or is not UTF-8: rename it".to_owned());
-                self.problem(
-                    &Source { name: flag.into(), text: String::new() },
-                    None,
-                    Refusal { message, help },
-                );
+                self.problem(rule, Refusal { message, help });
             }
         }
     }
 
-    fn rule(&mut self, text: &str, source: &str, list: &str) -> u32 {
+    fn rule(&mut self, text: &str, source: &str, list: &str, place: Place) -> u32 {
         self.policy.rules.push(RuleInfo { text: text.into(), source: source.into(), list: list.into() });
+        self.policy.places.push(place);
         self.policy.rules.len() as u32 - 1
     }
 
-    fn problem(&mut self, source: &Source, span: Option<std::ops::Range<usize>>, refusal: Refusal) {
-        let Refusal { message, help } = refusal;
-        self.problems.push(Diagnostic {
-            message,
-            source: source.name.clone(),
-            text: source.text.clone(),
-            span,
-            help,
-        });
+    fn problem(&mut self, rule: u32, refusal: Refusal) {
+        self.problems.push(self.policy.diagnostic(rule, refusal));
     }
 
-    fn net(&mut self, text: &str, deny: bool, id: u32) -> Result<(), Refusal> {
-        let rule::Destination { prefix, ports, tcp, udp } = rule::destination(text)?;
-        self.policy.destinations.push(NetRule { prefix, ports, tcp, udp, deny, rule: id });
-        Ok(())
-    }
-
-    fn path(&mut self, text: &str, access: u32, deny: bool, id: u32) -> Result<(), Refusal> {
-        for pattern in rule::path(&self.expand(text)?)? {
-            self.policy.paths.push(PathRule { pattern, access, deny, rule: id });
+    fn net(&mut self, text: &str, deny: bool, id: u32) {
+        match rule::destination(text) {
+            Ok(rule::Destination { prefix, ports, tcp, udp }) => {
+                self.policy.destinations.push(NetRule { prefix, ports, tcp, udp, deny, rule: id });
+            }
+            Err(refusal) => self.problem(id, refusal),
         }
-        Ok(())
     }
 
-    /// Puts variables in.
-    fn expand(&self, text: &str) -> Result<String, Refusal> {
-        let (mut out, mut rest) = (String::new(), text);
-        while let Some(start) = rest.find("${") {
-            let refusal = |message: String, help: &str| Refusal { message, help: Some(help.to_owned()) };
-            let Some(length) = rest[start..].find('}') else {
-                return Err(refusal("`${` without `}`".into(), "write `${workspace}`"));
-            };
-            let name = &rest[start + 2..start + length];
-            let value = match name {
-                "workspace" => self.overlay.workspace.as_deref().map(Path::to_str),
-                "home" => self.overlay.home.as_deref().map(Path::to_str),
-                "user" => self.overlay.user.as_deref().map(Some),
-                _ => {
-                    return Err(refusal(
-                        format!("no variable {name:?}"),
-                        "there are ${workspace}, ${home} and ${user}",
-                    ));
-                }
-            };
-            let Some(value) = value else {
-                return Err(refusal(format!("${{{name}}} has no value here"), "give --workspace DIR"));
-            };
-            let value = value.filter(|value| !value.contains(['*', '?', '{', '}', '[', ']', '\\']));
-            let Some(value) = value else {
-                return Err(refusal(
-                    format!("the value of ${{{name}}} holds a special character"),
-                    "rename it",
-                ));
-            };
-            out.push_str(&rest[..start]);
-            out.push_str(value);
-            rest = &rest[start + length + 1..];
+    fn path(&mut self, text: &str, access: u32, deny: bool, id: u32) {
+        match rule::path(text, |name| self.value(name)) {
+            Ok(patterns) => self.policy.paths.extend(patterns.into_iter().map(|pattern| PathRule {
+                pattern,
+                access,
+                deny,
+                rule: id,
+            })),
+            Err(refusal) => self.problem(id, refusal),
         }
-        out.push_str(rest);
-        Ok(out)
+    }
+
+    /// What a variable stands for.
+    fn value(&self, name: &str) -> Result<String, Refusal> {
+        let refuse = |message: String, help: &str| Err(Refusal { message, help: Some(help.to_owned()) });
+        let (value, missing) = match name {
+            "workspace" => (self.overlay.workspace.as_deref().map(Path::to_str), "give --workspace DIR"),
+            "home" => (self.overlay.home.as_deref().map(Path::to_str), "set HOME, or write the path"),
+            "user" => (self.overlay.user.as_deref().map(Some), "set USER, or write the name"),
+            _ => {
+                return refuse(
+                    format!("no variable {name:?}"),
+                    "there are ${workspace}, ${home} and ${user}",
+                );
+            }
+        };
+        match value {
+            None => refuse(format!("${{{name}}} has no value here"), missing),
+            Some(Some(value)) if !value.contains(['*', '?', '{', '}', '[', ']', '\\', '\0']) => {
+                Ok(value.to_owned())
+            }
+            Some(_) => refuse(
+                format!("the value of ${{{name}}} holds one of `*?{{}}[]\\` or is not UTF-8"),
+                "rename what it names",
+            ),
+        }
     }
 }
 
@@ -271,8 +258,8 @@ mod tests {
     fn checked(text: &str) -> Result<CheckedPolicy, String> {
         let source = Source { name: "p.toml".into(), text: text.into() };
         let overlay = Overlay { workspace: Some("/ws".into()), ..Overlay::default() };
-        parse::parse(&source)
-            .and_then(|policy| check(Some((&source, &policy)), &overlay))
+        Document::new(source)
+            .and_then(|document| check(&[document], &overlay))
             .map_err(|diagnostics| diagnostics.to_string())
     }
 
@@ -295,6 +282,7 @@ mod tests {
             ("version = 1\n[network]\nallow = [\"1.2.3.4:70000\"]\n", "70000", "1 to 65535"),
             ("version = 1\n[files]\nraed = []\n", "unknown field", "docs/policy.md"),
             ("version = 1\nextends = [\"gti\"]\n", "no profile", "built in: base"),
+            ("version = 1\nextends = [\"bsae\"]\n", "no profile", "did you mean \"base\"?"),
             ("version = 1\n[files]\nread = [\"etc\"]\n", "relative", "start it with"),
             ("version = 1\n[files]\nread = [\"${nowhere}/x\"]\n", "no variable", "${home}"),
             ("version = 2\n", "version 2", "version = 1"),
@@ -312,7 +300,7 @@ mod tests {
         #[test]
         fn no_text_is_too_strange(text in ".{0,200}") {
             let _ = checked(&text);
-            let _ = rule::path(&text);
+            let _ = rule::path(&text, |name| Ok(name.to_owned()));
             let _ = rule::destination(&text);
         }
     }

@@ -1,8 +1,10 @@
 //! A policy that has been checked: every rule is well-formed, every variable is put in. Only `check` makes one.
 
+use std::{ops::Range, sync::Arc};
+
 use ipnet::IpNet;
 
-use super::image::RuleInfo;
+use super::{diagnostic::Diagnostic, image::RuleInfo, parse::Source, rule::Refusal};
 
 /// Whether denials are enforced.
 #[derive(
@@ -48,6 +50,30 @@ pub struct NetRule {
     pub rule: u32,
 }
 
+/// Whose a rule is. A denial may take back what somebody else allows, but not what is allowed beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Author {
+    /// A built-in profile.
+    Profile,
+    /// A policy file, numbered in the order they are checked.
+    File(usize),
+    /// Flags of the command line.
+    Flags,
+    /// Stockade: the workspace and the command's own file.
+    Stockade,
+}
+
+/// Where a rule stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Whose it is.
+    pub author: Author,
+    /// The text it stands in.
+    pub source: Arc<Source>,
+    /// Where in the text.
+    pub span: Option<Range<usize>>,
+}
+
 /// What a policy comes to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckedPolicy {
@@ -61,4 +87,17 @@ pub struct CheckedPolicy {
     pub destinations: Vec<NetRule>,
     /// What the user wrote, indexed by rule id.
     pub rules: Vec<RuleInfo>,
+    /// Where it stands, indexed by rule id.
+    pub places: Vec<Place>,
+}
+
+impl CheckedPolicy {
+    /// A complaint about a rule.
+    #[must_use]
+    pub fn diagnostic(&self, rule: u32, refusal: Refusal) -> Diagnostic {
+        match self.places.get(rule as usize) {
+            Some(Place { author: _, source, span }) => refusal.at(source, span.clone()),
+            None => refusal.at(&Source { name: "policy".into(), text: String::new() }, None),
+        }
+    }
 }

@@ -12,10 +12,12 @@ use stockade_common::{
 use super::{
     automaton::{self, AutomatonError, Pattern, Tables},
     checked::{CheckedPolicy, PathRule},
+    diagnostic::Diagnostics,
     globs::{Part, literal, parts, regex, remainders},
     image::MapImage,
     mounts::MountTable,
     ports,
+    rule::Refusal,
 };
 
 /// Sizes of a compiled policy.
@@ -42,6 +44,9 @@ pub enum CompileError {
         /// A candidate to shorten.
         longest: String,
     },
+    /// The ports of one prefix do not fit.
+    #[error("{0}")]
+    Ports(Diagnostics),
 }
 
 /// Filesystem types whose directories change their path by a rename on this host only, and whose new inodes get a
@@ -93,7 +98,11 @@ pub fn compile(
         image.filesystems.push((*dev, entry));
     }
     (image.next, image.states, image.accepts) = (tables.next, tables.states, tables.accepts);
-    (image.prefixes, image.ports) = ports::compile(&policy.destinations);
+    (image.prefixes, image.ports) = ports::compile(&policy.destinations).map_err(|error| {
+        let help = Some("write ranges of ports instead of single ones".to_owned());
+        let refusal = Refusal { message: error.to_string(), help };
+        CompileError::Ports(Diagnostics(vec![policy.diagnostic(error.rule(), refusal)]))
+    })?;
     stats.table_entries = image.next.len();
     stats.accepts = image.accepts.len();
     stats.prefixes = image.prefixes.len();
@@ -137,7 +146,8 @@ fn translate(policy: &CheckedPolicy, mounts: &MountTable) -> BTreeMap<u32, Files
                     if rule.deny && has_inner_any(&pattern) {
                         filesystem.flags |= FS_STRICT_RENAME;
                     }
-                    let floats = root.is_empty() && rest.first() == Some(&Part::Any);
+                    // Behind a root it floats as well: among the anchored patterns it would multiply their states.
+                    let floats = rest.first() == Some(&Part::Any);
                     let inside =
                         if rest.is_empty() && !root.is_empty() { String::new() } else { regex(&rest) };
                     let regex = literal(&root) + &inside;
@@ -305,6 +315,13 @@ mod tests {
     }
 
     #[test]
+    fn a_star_does_not_cover_the_directory_it_is_in() {
+        let image = image(vec![rule("/proc/*", ACCESS_READ, false, 0)]);
+        assert_eq!(path_bits(&image, PROC, b"/"), Some((0, 0)));
+        assert_eq!(path_bits(&image, PROC, b"/version"), Some((ACCESS_READ, 0)));
+    }
+
+    #[test]
     fn the_way_to_a_denial_cannot_be_moved() {
         let image =
             image(vec![rule("/ws/**", ACCESS_WRITE, false, 0), rule("/ws/a/b/**", ACCESS_READ, true, 1)]);
@@ -325,29 +342,66 @@ mod tests {
         assert_eq!(path_bits(&image, ROOT, b"/srv/3/data-2375/x"), Some((0, 0)));
     }
 
-    fn pattern() -> impl Strategy<Value = String> {
-        let part =
-            prop_oneof![Just("a"), Just("b"), Just("ab"), Just("*"), Just("a*"), Just("?"), Just("**")];
-        proptest::collection::vec(part, 1..5).prop_map(|parts| format!("/{}", parts.join("/")))
+    #[test]
+    fn floating_rules_behind_a_mounts_root_cost_no_more() {
+        let rules: Vec<PathRule> = (0..500)
+            .map(|n| rule(&format!("/home/u/{n}/data-{}/**", n * 7919), ACCESS_READ, false, n))
+            .chain((500..504).map(|n| rule(&format!("**/secret-{n}"), ACCESS_READ, true, n)))
+            .collect();
+        let policy = CheckedPolicy { paths: rules, ..CheckedPolicy::default() };
+        let entries = |mounts: &str| {
+            let mounts = MountTable::parse(mounts.as_bytes()).unwrap();
+            let (image, stats) = compile(&policy, &mounts).unwrap();
+            assert_eq!(
+                path_bits(&image, HOME, b"/@home/u/3/secret-501").unwrap().1 & ACCESS_READ,
+                ACCESS_READ
+            );
+            stats.table_entries
+        };
+        let plain = entries("21 1 8:2 / / rw - ext4 a rw\n");
+        let behind = entries("23 21 8:2 /@home /home rw - btrfs b rw\n");
+        assert!(behind < plain * 2, "{behind} against {plain}");
     }
+
+    /// Several roots on one device, a mount below another, and a bind mount of a directory of `/`.
+    const ROOTS: &str = "21 1 8:1 / / rw - ext4 a rw\n22 21 8:2 /a /b rw - btrfs b rw\n\
+                         23 21 8:2 /a/b /a/b rw - btrfs b rw\n24 21 8:1 /ab /a/a rw - ext4 a rw\n";
 
     proptest! {
         #[test]
         fn tables_agree_with_the_plain_matcher(
-            patterns in proptest::collection::vec((pattern(), any::<bool>()), 1..8),
-            path in proptest::collection::vec(prop_oneof![Just("a"), Just("b"), Just("ab"), Just("c")], 1..6),
+            patterns in proptest::collection::vec(
+                (globs::tests::pattern(), any::<bool>(), any::<bool>()), 1..8),
+            path in globs::tests::path(),
+            dev in prop_oneof![Just(ROOT), Just(HOME)],
         ) {
-            let rules: Vec<PathRule> = (0u32..).zip(&patterns)
-                .map(|(id, (pattern, deny))| rule(pattern, ACCESS_WRITE, *deny, id)).collect();
-            let image = image(rules);
-            let names: Vec<&[u8]> = path.iter().map(|name| name.as_bytes()).collect();
-            let expected = |deny: bool| patterns.iter().any(|(pattern, d)| {
-                let whole = parts(pattern);
-                // A denial of X/** covers X as well.
-                *d == deny && (globs::matches(&whole, &names)
-                    || (deny && whole.last() == Some(&Part::Any) && globs::matches(&whole[..whole.len() - 1], &names)))
+            let rules: Vec<PathRule> = (0u32..)
+                .zip(&patterns)
+                .map(|(id, (pattern, deny, floats))| {
+                    let floating = format!("**{pattern}").replace("**/**", "**");
+                    rule(if *floats { &floating } else { pattern }, ACCESS_WRITE, *deny, id)
+                })
+                .collect();
+            let mounts = MountTable::parse(ROOTS.as_bytes()).unwrap();
+            let policy = CheckedPolicy { paths: rules.clone(), ..CheckedPolicy::default() };
+            let image = compile(&policy, &mounts).unwrap().0;
+            let inside = format!("/{}", path.join("/"));
+            // Under each name that some mount gives the file.
+            let visible: Vec<Vec<u8>> = mounts.mounts.iter().filter(|mount| mount.dev == dev).filter_map(|mount| {
+                let root = mount.root.strip_suffix(b"/").unwrap_or(&mount.root);
+                let rest = inside.as_bytes().strip_prefix(root)?;
+                (rest.is_empty() || rest[0] == b'/').then(|| [&mount.point, rest].concat())
+            }).collect();
+            let expected = |deny: bool| rules.iter().filter(|rule| rule.deny == deny).any(|rule| {
+                let whole = parts(&rule.pattern);
+                visible.iter().any(|path| {
+                    let names = names(path);
+                    // A denial of X/** covers X as well.
+                    globs::tests::plain(&whole, &names) || (deny && whole.last() == Some(&Part::Any)
+                        && globs::tests::plain(&whole[..whole.len() - 1], &names))
+                })
             });
-            let (allow, deny) = path_bits(&image, ROOT, format!("/{}", path.join("/")).as_bytes()).unwrap_or((0, 0));
+            let (allow, deny) = path_bits(&image, dev, inside.as_bytes()).unwrap_or((0, 0));
             prop_assert_eq!(allow & ACCESS_WRITE != 0, expected(false));
             prop_assert_eq!(deny & ACCESS_WRITE != 0, expected(true));
         }

@@ -39,7 +39,10 @@ impl Diagnostics {
 
 impl fmt::Display for Diagnostics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for diagnostic in &self.0 {
+        for (index, diagnostic) in self.0.iter().enumerate() {
+            if index != 0 {
+                writeln!(f)?;
+            }
             let Diagnostic { message, source, text, span, help } = diagnostic;
             let mut report = MietteDiagnostic::new(message.clone());
             if let Some(help) = help {

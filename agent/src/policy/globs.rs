@@ -19,17 +19,88 @@ pub fn parts(pattern: &str) -> Vec<Part> {
         .collect()
 }
 
+/// Whether a word fits a pattern whose stars stand for any run of symbols. Going back to the last star is enough, so the
+/// cost is the product of the lengths at worst.
+fn fits<P, S>(pattern: &[P], word: &[S], star: impl Fn(&P) -> bool, one: impl Fn(&P, &S) -> bool) -> bool {
+    let (mut at, mut read) = (0, 0);
+    let mut back: Option<(usize, usize)> = None;
+    while read < word.len() {
+        match pattern.get(at) {
+            Some(symbol) if star(symbol) => {
+                back = Some((at, read));
+                at += 1;
+                continue;
+            }
+            Some(symbol) if one(symbol, &word[read]) => {
+                at += 1;
+                read += 1;
+                continue;
+            }
+            _ => {}
+        }
+        let Some((last_star, taken)) = &mut back else { return false };
+        *taken += 1;
+        (at, read) = (*last_star + 1, *taken);
+    }
+    pattern[at..].iter().all(star)
+}
+
 /// Whether one component's glob matches a name.
 #[must_use]
 pub fn name_matches(glob: &[u8], name: &[u8]) -> bool {
-    match (glob.first(), name.first()) {
-        (None, None) => true,
-        (Some(b'*'), _) => {
-            name_matches(&glob[1..], name) || (!name.is_empty() && name_matches(glob, &name[1..]))
+    fits(glob, name, |symbol| *symbol == b'*', |symbol, byte| *symbol == b'?' || symbol == byte)
+}
+
+/// Whether one component's glob matches every name that another matches. May say no where the answer is yes.
+fn name_covers(outer: &[u8], inner: &[u8]) -> bool {
+    fits(
+        outer,
+        inner,
+        |symbol| *symbol == b'*',
+        |symbol, other| if *symbol == b'?' { *other != b'*' } else { symbol == other },
+    )
+}
+
+/// A pattern made ready to be matched many times: a `**` at the end is spelt out as any number of components, and then
+/// one.
+#[derive(Debug, Clone)]
+pub struct Spelt(Vec<Part>);
+
+impl Spelt {
+    /// Spells a pattern out.
+    #[must_use]
+    pub fn new(pattern: &[Part]) -> Self {
+        let mut all = pattern.to_vec();
+        if all.last() == Some(&Part::Any) {
+            all.push(Part::Name("*".into()));
         }
-        (Some(b'?'), Some(_)) => name_matches(&glob[1..], &name[1..]),
-        (Some(a), Some(b)) if a == b => name_matches(&glob[1..], &name[1..]),
-        _ => false,
+        Self(all)
+    }
+
+    /// Whether it matches the components of a path. `**` at the end matches at least one.
+    #[must_use]
+    pub fn matches(&self, path: &[&[u8]]) -> bool {
+        fits(
+            &self.0,
+            path,
+            |part| *part == Part::Any,
+            |part, name| matches!(part, Part::Name(glob) if name_matches(glob.as_bytes(), name)),
+        )
+    }
+
+    /// Whether it matches every path that another matches. Never wrongly says yes; may say no where the answer is yes,
+    /// as for `*` and `**` that only together match what one `**` does.
+    #[must_use]
+    pub fn covers(&self, inner: &Self) -> bool {
+        fits(
+            &self.0,
+            &inner.0,
+            |part| *part == Part::Any,
+            |part, other| match (part, other) {
+                (Part::Name(outer), Part::Name(inner)) => name_covers(outer.as_bytes(), inner.as_bytes()),
+                _ => false,
+            },
+        )
     }
 }
 
@@ -87,6 +158,8 @@ pub fn regex(parts: &[Part]) -> String {
         match part {
             Part::Any if index + 1 == parts.len() => out.push_str("/.+"),
             Part::Any => out.push_str("(?:/[^/]+)*"),
+            // No name is empty: else `/mnt/*` would cover the root of what is mounted at /mnt, which is called `/`.
+            Part::Name(glob) if glob == "*" => out.push_str("/[^/]+"),
             Part::Name(glob) => {
                 out.push('/');
                 for c in glob.chars() {
@@ -108,22 +181,103 @@ pub fn regex(parts: &[Part]) -> String {
     out
 }
 
-/// Reference: whether a pattern matches the components of a path. `**` at the end matches at least one.
-#[must_use]
-pub fn matches(pattern: &[Part], path: &[&[u8]]) -> bool {
-    match pattern.split_first() {
-        None => path.is_empty(),
-        Some((Part::Any, [])) => !path.is_empty(),
-        Some((Part::Any, rest)) => (0..=path.len()).any(|skip| matches(rest, &path[skip..])),
-        Some((Part::Name(glob), rest)) => path
-            .split_first()
-            .is_some_and(|(name, below)| name_matches(glob.as_bytes(), name) && matches(rest, below)),
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn spelt(pattern: &str) -> Spelt {
+        Spelt::new(&parts(pattern))
+    }
+
+    /// Reference for names, by plain recursion.
+    fn plain_name(glob: &[u8], name: &[u8]) -> bool {
+        match (glob.first(), name.first()) {
+            (None, None) => true,
+            (Some(b'*'), _) => {
+                plain_name(&glob[1..], name) || (!name.is_empty() && plain_name(glob, &name[1..]))
+            }
+            (Some(b'?'), Some(_)) => plain_name(&glob[1..], &name[1..]),
+            (Some(a), Some(b)) if a == b => plain_name(&glob[1..], &name[1..]),
+            _ => false,
+        }
+    }
+
+    /// Reference for paths, by plain recursion.
+    pub fn plain(pattern: &[Part], path: &[&[u8]]) -> bool {
+        match pattern.split_first() {
+            None => path.is_empty(),
+            Some((Part::Any, [])) => !path.is_empty(),
+            Some((Part::Any, rest)) => (0..=path.len()).any(|skip| plain(rest, &path[skip..])),
+            Some((Part::Name(glob), rest)) => path
+                .split_first()
+                .is_some_and(|(name, below)| plain_name(glob.as_bytes(), name) && plain(rest, below)),
+        }
+    }
+
+    /// Patterns over a small alphabet, so that they meet.
+    pub fn pattern() -> impl Strategy<Value = String> {
+        let part = prop_oneof![
+            Just("a"),
+            Just("b"),
+            Just("ab"),
+            Just("*"),
+            Just("a*"),
+            Just("*b"),
+            Just("?"),
+            Just("**")
+        ];
+        proptest::collection::vec(part, 1..5).prop_map(|parts| format!("/{}", parts.join("/")))
+    }
+
+    /// Names those patterns may match.
+    pub fn path() -> impl Strategy<Value = Vec<&'static str>> {
+        let name = prop_oneof![Just("a"), Just("b"), Just("ab"), Just("c"), Just("aab")];
+        proptest::collection::vec(name, 1..6)
+    }
+
+    proptest! {
+        #[test]
+        fn matching_agrees_with_the_plain_matcher(pattern in pattern(), path in path()) {
+            let names: Vec<&[u8]> = path.iter().map(|name| name.as_bytes()).collect();
+            prop_assert_eq!(spelt(&pattern).matches(&names), plain(&parts(&pattern), &names));
+        }
+
+        #[test]
+        fn names_agree_with_the_plain_matcher(glob in "[ab*?]{0,8}", name in "[ab*]{0,8}") {
+            let (glob, name) = (glob.as_bytes(), name.as_bytes());
+            prop_assert_eq!(name_matches(glob, name), plain_name(glob, name));
+        }
+
+        #[test]
+        fn what_is_covered_is_matched(outer in pattern(), inner in pattern(), path in path()) {
+            let names: Vec<&[u8]> = path.iter().map(|name| name.as_bytes()).collect();
+            if spelt(&outer).covers(&spelt(&inner)) && plain(&parts(&inner), &names) {
+                prop_assert!(plain(&parts(&outer), &names));
+            }
+        }
+    }
+
+    #[test]
+    fn common_cases_are_covered() {
+        let covers = |outer, inner| spelt(outer).covers(&spelt(inner));
+        assert!(
+            covers("/srv/**", "/srv/**") && covers("/srv/**", "/srv/a") && covers("/srv/**", "/srv/a/**")
+        );
+        assert!(
+            covers("**/.env", "/srv/.env")
+                && covers("**/.env", "/srv/**/.env")
+                && covers("**/*.so", "**/a*.so")
+        );
+        assert!(!covers("/srv/**", "/srv") && !covers("/srv/*", "/srv/**") && !covers("/srv/?", "/srv/*"));
+    }
+
+    #[test]
+    fn many_stars_are_matched_quickly() {
+        let (glob, name) = ("*a".repeat(100), "a".repeat(255));
+        assert!(!name_matches(format!("{glob}b").as_bytes(), name.as_bytes()));
+    }
 
     fn left(pattern: &str, point: &str) -> Vec<String> {
         let names: Vec<&[u8]> = point.split('/').filter(|p| !p.is_empty()).map(str::as_bytes).collect();
@@ -132,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_rule_consumes_the_mount_point() {
-        assert_eq!(left("/home/*/x", "/home"), ["/[^/]*/x"]);
+        assert_eq!(left("/home/*/x", "/home"), ["/[^/]+/x"]);
         assert_eq!(left("/home", "/home"), ["/"]);
         assert_eq!(left("/usr/**", "/home"), Vec::<String>::new());
         assert_eq!(left("/**/b", "/a/b"), ["/", "(?:/[^/]+)*/b"]);

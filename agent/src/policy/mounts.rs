@@ -52,10 +52,39 @@ impl MountTable {
         let (mount, rest) = candidates
             .filter_map(|mount| Some((mount, below(inside, &mount.root)?)))
             .max_by_key(|(mount, _)| mount.root.len())?;
-        let point: &[u8] = if mount.point == b"/" { b"" } else { &mount.point };
-        let path = [point, rest].concat();
-        Some(if path.is_empty() { b"/".to_vec() } else { path })
+        Some(behind(&mount.point, rest))
     }
+
+    /// The mount a path lies on, and the path inside its filesystem.
+    #[must_use]
+    pub fn inside(&self, path: &[u8]) -> Option<(&Mount, Vec<u8>)> {
+        let candidates = self.mounts.iter().filter_map(|mount| Some((mount, below(path, &mount.point)?)));
+        let (mount, rest) = candidates.max_by_key(|(mount, _)| mount.point.len())?;
+        Some((mount, behind(&mount.root, rest)))
+    }
+
+    /// Every path under which mounts show what is at `path`, itself included. Mounts that hide one another all count, so
+    /// there may be too many, never too few.
+    #[must_use]
+    pub fn aliases(&self, path: &[u8]) -> Vec<Vec<u8>> {
+        let mut all = vec![path.to_vec()];
+        for mount in &self.mounts {
+            let Some(rest) = below(path, &mount.point) else { continue };
+            let inside = behind(&mount.root, rest);
+            let others = self.mounts.iter().filter(|other| other.dev == mount.dev);
+            all.extend(others.filter_map(|other| Some(behind(&other.point, below(&inside, &other.root)?))));
+        }
+        all.sort();
+        all.dedup();
+        all
+    }
+}
+
+/// `rest`, as [`below`] gives it, behind a path.
+fn behind(path: &[u8], rest: &[u8]) -> Vec<u8> {
+    let path: &[u8] = if path == b"/" { b"" } else { path };
+    let whole = [path, rest].concat();
+    if whole.is_empty() { b"/".to_vec() } else { whole }
 }
 
 /// What of `path` lies below `root`: empty, or starting with `/`.

@@ -1,15 +1,16 @@
 //! Policy text to [`Policy`].
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{
-    checked::Mode,
-    diagnostic::{Diagnostic, Diagnostics},
-};
+use super::{checked::Mode, diagnostic::Diagnostics, rule::Refusal, suggest::closest};
 
 /// Longest policy file, in bytes.
 pub const MAX_BYTES: u64 = 1 << 20;
@@ -23,19 +24,41 @@ pub struct Source {
     pub text: String,
 }
 
+/// A policy file that was read and parsed.
+#[derive(Debug, Clone)]
+pub struct Document {
+    /// Its text.
+    pub source: Arc<Source>,
+    /// What it says.
+    pub policy: Policy,
+}
+
+impl Document {
+    /// Parses `source`.
+    ///
+    /// # Errors
+    /// Syntax, unknown keys, wrong types, an unknown version.
+    pub fn new(source: Source) -> Result<Self, Diagnostics> {
+        let policy = parse(&source)?;
+        Ok(Self { source: Arc::new(source), policy })
+    }
+}
+
 /// The policy language, version 1.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Policy {
     /// Version of the language: 1.
-    pub version: u32,
+    #[schemars(with = "u32", extend("const" = 1))]
+    pub version: Spanned<u32>,
     /// Name, for events.
     pub name: Option<String>,
     /// Whether denials are enforced.
     pub mode: Option<Mode>,
-    /// Built-in profiles it builds on; `base` always is one.
+    /// What it builds on: built-in profiles, of which `base` always is one, and policy files (with a `/`, or ending in
+    /// `.toml`), relative to this file.
     #[serde(default)]
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub extends: Vec<Spanned<String>>,
     /// Default deny.
     #[serde(default)]
@@ -50,10 +73,10 @@ pub struct Policy {
 #[serde(deny_unknown_fields, default)]
 pub struct Network {
     /// Destinations that may be reached.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub allow: Vec<Spanned<String>>,
     /// Destinations that may not, whatever `allow` says.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub deny: Vec<Spanned<String>>,
 }
 
@@ -62,67 +85,116 @@ pub struct Network {
 #[serde(deny_unknown_fields, default)]
 pub struct Files {
     /// May be read.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub read: Vec<Spanned<String>>,
     /// May be changed, and read.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub write: Vec<Spanned<String>>,
     /// May be executed, and read.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub exec: Vec<Spanned<String>>,
     /// May be neither, whatever the others say.
-    #[schemars(with = "Vec<String>")]
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub deny: Vec<Spanned<String>>,
 }
 
-/// Reads a policy file.
+/// Reads a policy file; with the path that is the same however it is named.
 ///
 /// # Errors
-/// If it cannot be read, is longer than [`MAX_BYTES`] or not UTF-8.
-pub fn read(path: &Path) -> Result<Source, Diagnostics> {
-    let name = path.display().to_string();
-    let failed = |error: std::io::Error| Diagnostics::plain(&name, format!("cannot be read: {error}"), None);
+/// If it cannot be read, is no file, is longer than [`MAX_BYTES`] or not UTF-8.
+pub fn read(path: &Path) -> Result<(PathBuf, Source), Refusal> {
+    let refuse = |message: String, help: &str| Refusal { message, help: Some(help.to_owned()) };
+    let failed = |error: std::io::Error| {
+        let help = match error.kind() {
+            std::io::ErrorKind::NotFound => "look at how it is spelt, and where it is looked for",
+            std::io::ErrorKind::PermissionDenied => "run as a user who may read it",
+            _ => "name a file that can be read",
+        };
+        refuse(format!("cannot be read: {error}"), help)
+    };
     let metadata = fs::metadata(path).map_err(failed)?;
+    if metadata.is_dir() {
+        return Err(refuse("is a directory".into(), "name a policy file in it"));
+    }
+    let too_long = || {
+        let message = format!("has more than the {MAX_BYTES} bytes that a policy may have");
+        refuse(message, "use globs instead of listing files, and prefixes instead of addresses")
+    };
     if metadata.is_file() && metadata.len() > MAX_BYTES {
-        let message = format!("the file has {} bytes, a policy may have {MAX_BYTES}", metadata.len());
-        return Err(Diagnostics::plain(&name, message, Some("use globs instead of listing files")));
+        return Err(too_long());
     }
     let mut bytes = Vec::new();
     let file = fs::File::open(path).map_err(failed)?;
     std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_BYTES + 1), &mut bytes).map_err(failed)?;
     if bytes.len() as u64 > MAX_BYTES {
-        return Err(Diagnostics::plain(&name, format!("more than {MAX_BYTES} bytes"), None));
+        return Err(too_long());
     }
-    String::from_utf8(bytes).map(|text| Source { name: name.clone(), text }).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        Diagnostics::plain(&name, format!("not UTF-8 at byte {at}"), Some("save the file as UTF-8"))
-    })
+    // A pipe has no other name.
+    let identity = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok((identity, Source { name: path.display().to_string(), text })),
+        Err(error) => {
+            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+            let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+            Err(refuse(format!("is not UTF-8 in line {line}, byte {}", valid.len()), "save it as UTF-8"))
+        }
+    }
 }
 
 /// Parses a policy.
 ///
 /// # Errors
 /// Syntax, unknown keys, wrong types, an unknown version.
-pub fn parse(source: &Source) -> Result<Policy, Diagnostics> {
-    let complain = |message: String, span, help: Option<String>| {
-        Diagnostics(vec![Diagnostic {
-            message,
-            source: source.name.clone(),
-            text: source.text.clone(),
-            span,
-            help,
-        }])
-    };
+fn parse(source: &Source) -> Result<Policy, Diagnostics> {
     let policy: Policy = toml::from_str(&source.text).map_err(|error| {
         let message = error.message().to_owned();
-        let help = message
-            .contains("unknown field")
-            .then(|| "the keys are listed in docs/policy.md and by `stockade policy schema`".to_owned());
-        complain(message, error.span(), help)
+        let help = help(&message);
+        Diagnostics(vec![Refusal { message, help: Some(help) }.at(source, error.span())])
     })?;
-    if policy.version != 1 {
-        let message = format!("version {} of the policy language is not known", policy.version);
-        return Err(complain(message, None, Some("write `version = 1`".into())));
+    let version = policy.version.get_ref();
+    if *version != 1 {
+        let message = format!("version {version} of the policy language is not known");
+        let refusal = Refusal { message, help: Some("write `version = 1`".into()) };
+        return Err(Diagnostics(vec![refusal.at(source, Some(policy.version.span()))]));
     }
     Ok(policy)
+}
+
+/// What to do about a complaint of the TOML parser.
+fn help(message: &str) -> String {
+    const KEYS: &str = "docs/policy.md and `stockade policy schema` list what there is";
+    // "unknown field `raed`, expected one of `read`, `write`"
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    if message.starts_with("unknown") {
+        let word = quoted.next().unwrap_or_default();
+        return match closest(word, quoted) {
+            Some(meant) => format!("did you mean `{meant}`? {KEYS}"),
+            None => KEYS.to_owned(),
+        };
+    }
+    if message.starts_with("missing field `version`") {
+        return "start the file with `version = 1`".into();
+    }
+    if message.starts_with("invalid type") {
+        return "docs/policy.md shows each key with a value of its type".into();
+    }
+    "a policy is a TOML file; docs/policy.md shows one".into()
+}
+
+/// The JSON Schema of the language (docs/schema/policy-v1.json).
+#[must_use]
+pub fn schema() -> schemars::Schema {
+    schemars::schema_for!(Policy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_meant_is_suggested() {
+        assert!(help("unknown field `raed`, expected one of `read`, `write`").contains("`read`"));
+        assert!(help("unknown variant `enforced`, expected `enforce` or `audit`").contains("`enforce`"));
+        assert!(!help("unknown field `sockets`, expected `read`").contains("did you mean"));
+    }
 }

@@ -1,7 +1,12 @@
 //! Network rules to a prefix trie and sorted port ranges.
 
+use std::{cmp::Reverse, collections::BTreeMap};
+
 use ipnet::IpNet;
-use stockade_common::net::{PORT_ALLOW, PORT_DENY, PortRange, PortRun, TCP, UDP, port_key};
+use stockade_common::{
+    limits::MAX_PORT_RANGES,
+    net::{MAX_PORT_RUN, PORT_ALLOW, PORT_DENY, PortRange, PortRun, TCP, UDP, port_key},
+};
 
 use super::checked::NetRule;
 
@@ -23,9 +28,50 @@ fn covers(outer: (u128, u8), inner: (u128, u8)) -> bool {
 /// Prefixes (address, length, ports), sorted, and the ranges they refer to.
 pub type Compiled = (Vec<([u8; 16], u8, PortRun)>, Vec<PortRange>);
 
+/// More port ranges than the kernel programs search, or than there is room for.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum TooManyRanges {
+    /// In one prefix.
+    #[error(
+        "the ports that hold for one prefix come to {ranges} ranges, of which there may be {MAX_PORT_RUN}; \
+         most are in this rule"
+    )]
+    Prefix {
+        /// How many it has.
+        ranges: usize,
+        /// The rule that holds for it and has most ports.
+        rule: u32,
+    },
+    /// In all.
+    #[error(
+        "the prefixes come to more than {MAX_PORT_RANGES} ranges of ports: each has those of the wider ones too"
+    )]
+    Total {
+        /// The rule that has most ports.
+        rule: u32,
+    },
+}
+
+impl TooManyRanges {
+    /// The rule to change.
+    #[must_use]
+    pub fn rule(&self) -> u32 {
+        match self {
+            Self::Prefix { rule, .. } | Self::Total { rule } => *rule,
+        }
+    }
+}
+
+/// Of several with as many ports the first.
+fn most_ports<'a>(rules: &[&'a NetRule]) -> Option<&'a NetRule> {
+    rules.iter().rev().max_by_key(|rule| rule.ports.len()).copied()
+}
+
 /// Compiles the rules: each prefix carries what all prefixes that cover it say, so the longest match decides alone.
-#[must_use]
-pub fn compile(rules: &[NetRule]) -> Compiled {
+///
+/// # Errors
+/// If the ranges of a prefix are more than the kernel programs search.
+pub fn compile(rules: &[NetRule]) -> Result<Compiled, TooManyRanges> {
     let mut sorted: Vec<(u128, u8, bool, Vec<&NetRule>)> = Vec::new();
     let mut keyed: Vec<_> = rules.iter().map(|rule| (key(&rule.prefix), rule)).collect();
     keyed.sort_by_key(|(key, _)| *key);
@@ -55,6 +101,16 @@ pub fn compile(rules: &[NetRule]) -> Compiled {
             .copied()
             .collect();
         let ranges = merge(&applicable);
+        if ranges.len() > MAX_PORT_RUN
+            && let Some(most) = most_ports(&applicable)
+        {
+            return Err(TooManyRanges::Prefix { ranges: ranges.len(), rule: most.rule });
+        }
+        if ports.len() + ranges.len() > MAX_PORT_RANGES
+            && let Some(most) = most_ports(&rules.iter().collect::<Vec<_>>())
+        {
+            return Err(TooManyRanges::Total { rule: most.rule });
+        }
         prefixes.push((
             addr.to_be_bytes(),
             *length,
@@ -62,35 +118,37 @@ pub fn compile(rules: &[NetRule]) -> Compiled {
         ));
         ports.extend(ranges);
     }
-    (prefixes, ports)
+    Ok((prefixes, ports))
 }
+
+/// A verdict and its rule, the greatest of which decides: a denial, and of equal ones the lowest rule.
+type Claim = (u32, Reverse<u32>);
 
 /// Disjoint sorted ranges; deny wins, and of several rules the lowest id is named.
 fn merge(rules: &[&NetRule]) -> Vec<PortRange> {
     let mut out: Vec<PortRange> = Vec::new();
     for protocol in [TCP, UDP] {
-        let applicable: Vec<(u32, u32, u32, u32)> = rules
-            .iter()
-            .filter(|rule| if protocol == TCP { rule.tcp } else { rule.udp })
-            .flat_map(|rule| {
-                let verdict = if rule.deny { PORT_DENY } else { PORT_ALLOW };
-                rule.ports
-                    .iter()
-                    .map(move |(low, high)| (u32::from(*low), u32::from(*high), verdict, rule.rule))
-            })
-            .collect();
-        let mut edges: Vec<u32> = applicable.iter().flat_map(|range| [range.0, range.1 + 1]).collect();
-        edges.sort_unstable();
-        edges.dedup();
-        for pair in edges.windows(2) {
-            let (low, high) = (pair[0], pair[1] - 1);
-            let decided = applicable
-                .iter()
-                .filter(|range| range.0 <= low && high <= range.1)
-                // Deny is the greater verdict; of equal ones the lowest rule.
-                .max_by_key(|range| (range.2, std::cmp::Reverse(range.3)));
-            let Some((_, _, verdict, rule)) = decided else { continue };
-            let (low, high) = (port_key(protocol, low as u16), port_key(protocol, high as u16));
+        // What begins and ends at each port.
+        let mut edges: BTreeMap<u32, Vec<(bool, Claim)>> = BTreeMap::new();
+        for rule in rules.iter().filter(|rule| if protocol == TCP { rule.tcp } else { rule.udp }) {
+            let claim = (if rule.deny { PORT_DENY } else { PORT_ALLOW }, Reverse(rule.rule));
+            for (low, high) in &rule.ports {
+                edges.entry(u32::from(*low)).or_default().push((true, claim));
+                edges.entry(u32::from(*high) + 1).or_default().push((false, claim));
+            }
+        }
+        let mut claims: BTreeMap<Claim, usize> = BTreeMap::new();
+        let mut edges = edges.into_iter().peekable();
+        while let Some((low, changes)) = edges.next() {
+            for (begins, claim) in changes {
+                let count = claims.entry(claim).or_default();
+                *count = if begins { *count + 1 } else { count.wrapping_sub(1) };
+            }
+            claims.retain(|_, count| *count != 0);
+            // Behind the last edge nothing is claimed.
+            let Some((end, _)) = edges.peek() else { break };
+            let Some(((verdict, Reverse(rule)), _)) = claims.last_key_value() else { continue };
+            let (low, high) = (port_key(protocol, low as u16), port_key(protocol, (end - 1) as u16));
             match out.last_mut() {
                 Some(last) if last.high + 1 == low && (last.verdict, last.rule) == (*verdict, *rule) => {
                     last.high = high;
@@ -118,6 +176,8 @@ pub fn lookup((prefixes, ports): &Compiled, addr: u128, protocol: u32, port: u16
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -126,15 +186,22 @@ mod tests {
         NetRule { prefix: prefix.parse().unwrap(), ports: ports.to_vec(), tcp: true, udp: false, deny, rule }
     }
 
+    fn mapped(addr: IpAddr) -> u128 {
+        match addr {
+            IpAddr::V4(addr) => u128::from(addr.to_ipv6_mapped()),
+            IpAddr::V6(addr) => u128::from(addr),
+        }
+    }
+
     #[test]
     fn a_longer_prefix_keeps_what_shorter_ones_say() {
         let compiled = compile(&[
             rule("10.0.0.0/8", &[(5432, 5432)], false, 0),
             rule("10.1.0.0/16", &[(443, 443)], false, 1),
-        ]);
+        ])
+        .unwrap();
         let at = |text: &str, port| {
-            let addr = MAPPED.0 | u128::from(u32::from(text.parse::<std::net::Ipv4Addr>().unwrap()));
-            lookup(&compiled, addr, TCP, port).map(|range| range.rule)
+            lookup(&compiled, mapped(text.parse().unwrap()), TCP, port).map(|range| range.rule)
         };
         assert_eq!(at("10.1.2.3", 5432), Some(0));
         assert_eq!(at("10.1.2.3", 443), Some(1));
@@ -144,30 +211,87 @@ mod tests {
 
     #[test]
     fn all_of_ipv6_is_not_ipv4() {
-        let compiled = compile(&[rule("::/0", &[(0, 65535)], false, 0)]);
+        let compiled = compile(&[rule("::/0", &[(0, 65535)], false, 0)]).unwrap();
         assert!(lookup(&compiled, 1, TCP, 80).is_some());
         assert!(lookup(&compiled, MAPPED.0 | 0x7f00_0001, TCP, 80).is_none());
+    }
+
+    fn every_other(first: u16) -> Vec<(u16, u16)> {
+        (first..=u16::MAX).step_by(2).map(|port| (port, port)).collect()
+    }
+
+    #[test]
+    fn a_run_longer_than_the_search_names_the_rule() {
+        let both =
+            |ports: Vec<(u16, u16)>, deny, id| NetRule { udp: true, ..rule("10.0.0.0/8", &ports, deny, id) };
+        let longest = [both(every_other(1), false, 0), rule("10.0.0.0/8", &every_other(2), true, 1)];
+        assert_eq!(compile(&longest[..1]).unwrap().1.len(), MAX_PORT_RUN);
+        let error = compile(&longest).unwrap_err();
+        assert_eq!(error.rule(), 0, "{error}");
+        assert!(matches!(error, TooManyRanges::Prefix { ranges, .. } if ranges > MAX_PORT_RUN));
+    }
+
+    #[test]
+    fn more_ranges_than_there_is_room_for_name_the_rule() {
+        let mut rules = vec![rule("10.0.0.0/8", &every_other(1), false, 0)];
+        rules.extend((1..40).map(|id| rule(&format!("10.0.0.{id}/32"), &[(0, 0)], false, id)));
+        assert_eq!(compile(&rules).unwrap_err(), TooManyRanges::Total { rule: 0 });
+    }
+
+    /// Addresses and prefixes that often meet: a few bits of IPv4, of IPv6 around where IPv4 is mapped, and elsewhere.
+    fn addr() -> impl Strategy<Value = IpAddr> {
+        let around =
+            (0u128..4, 0u32..4).prop_map(|(high, low)| (high << 32 | u128::from(low << 30)) + (0xfffe << 32));
+        prop_oneof![
+            (0u32..16).prop_map(|bits| IpAddr::from((bits << 28).to_be_bytes())),
+            (0u128..16).prop_map(|bits| IpAddr::from((bits << 124).to_be_bytes())),
+            around.prop_map(|bits| IpAddr::from(bits.to_be_bytes())),
+        ]
+    }
+
+    fn net() -> impl Strategy<Value = IpNet> {
+        (addr(), 0u8..=128).prop_map(|(addr, length)| {
+            let length = if addr.is_ipv4() { length % 6 } else { length };
+            IpNet::new(addr, length).unwrap().trunc()
+        })
     }
 
     proptest! {
         #[test]
         fn agrees_with_the_plain_reading(
-            rules in proptest::collection::vec((0u32..16, 0u8..5, 0u16..8, 0u16..4, any::<bool>()), 1..12),
-            host in 0u32..16,
+            rules in proptest::collection::vec(
+                (net(), proptest::collection::vec((0u16..8, 0u16..4), 1..4), 1u8..4, any::<bool>()), 1..12),
+            addr in addr(),
             port in 0u16..12,
+            tcp in any::<bool>(),
         ) {
-            let rules: Vec<NetRule> = (0u32..).zip(rules).map(|(id, (addr, length, low, span, deny))| {
-                let net = ipnet::Ipv4Net::new((addr << 28).into(), length).unwrap().trunc();
-                NetRule { prefix: net.into(), ports: vec![(low, low + span)], tcp: true, udp: false, deny, rule: id }
+            let rules: Vec<NetRule> = (0u32..).zip(rules).map(|(id, (prefix, ports, protocols, deny))| NetRule {
+                prefix,
+                ports: ports.into_iter().map(|(low, span)| (low, low + span)).collect(),
+                tcp: protocols & 1 != 0,
+                udp: protocols & 2 != 0,
+                deny,
+                rule: id,
             }).collect();
-            let addr = std::net::Ipv4Addr::from(host << 28);
-            let hits: Vec<&NetRule> = rules.iter().filter(|rule| {
-                rule.prefix.contains(&std::net::IpAddr::from(addr)) && rule.ports[0].0 <= port && port <= rule.ports[0].1
-            }).collect();
-            let expected = if hits.iter().any(|rule| rule.deny) { Some(PORT_DENY) }
-                else if hits.is_empty() { None } else { Some(PORT_ALLOW) };
-            let found = lookup(&compile(&rules), MAPPED.0 | u128::from(u32::from(addr)), TCP, port);
-            prop_assert_eq!(found.map(|range| range.verdict), expected);
+            // As the kernel programs see it, a mapped address is the IPv4 address.
+            let plain = match addr {
+                IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(addr, IpAddr::V4),
+                IpAddr::V4(_) => addr,
+            };
+            let says = |rule: &&NetRule| {
+                (if tcp { rule.tcp } else { rule.udp })
+                    && rule.prefix.contains(&plain)
+                    && rule.ports.iter().any(|(low, high)| (low..=high).contains(&&port))
+            };
+            let mapped_prefix = |rule: &NetRule| matches!(rule.prefix, IpNet::V6(net) if net.prefix_len() >= 96
+                && net.network().to_ipv4_mapped().is_some());
+            // `rule::destination` makes IPv4 prefixes of these.
+            prop_assume!(!rules.iter().any(mapped_prefix));
+            let denial = rules.iter().find(|rule| rule.deny && says(rule));
+            let expected = denial.or_else(|| rules.iter().find(says)).map(|rule| rule.rule);
+            let found = lookup(&compile(&rules).unwrap(), mapped(addr), if tcp { TCP } else { UDP }, port);
+            prop_assert_eq!(found.map(|range| range.rule), expected);
+            prop_assert_eq!(found.map(|range| range.verdict == PORT_DENY), expected.map(|_| denial.is_some()));
         }
     }
 }

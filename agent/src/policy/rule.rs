@@ -1,6 +1,10 @@
 //! One rule string: a path glob, or a destination.
 
+use std::ops::Range;
+
 use ipnet::IpNet;
+
+use super::{diagnostic::Diagnostic, parse::Source};
 
 /// Why a rule string is refused, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,8 +15,17 @@ pub struct Refusal {
     pub help: Option<String>,
 }
 
-fn refuse<T>(message: impl Into<String>, help: impl Into<Option<&'static str>>) -> Result<T, Refusal> {
-    Err(Refusal { message: message.into(), help: help.into().map(str::to_owned) })
+impl Refusal {
+    /// The complaint, with its place.
+    #[must_use]
+    pub fn at(self, source: &Source, span: Option<Range<usize>>) -> Diagnostic {
+        let Self { message, help } = self;
+        Diagnostic { message, source: source.name.clone(), text: source.text.clone(), span, help }
+    }
+}
+
+fn refuse<T>(message: impl Into<String>, help: &str) -> Result<T, Refusal> {
+    Err(Refusal { message: message.into(), help: Some(help.to_owned()) })
 }
 
 /// Longest glob, in bytes.
@@ -20,25 +33,56 @@ pub const MAX_GLOB: usize = 1024;
 /// Most globs that braces may expand to.
 pub const MAX_ALTERNATIVES: usize = 64;
 
-/// A glob, braces expanded: absolute, or floating (`**/...`).
+/// A glob, braces expanded and variables put in: absolute, or floating (`**/...`).
 ///
 /// # Errors
-/// Empty, too large, relative, `.` or `..`, `**` in part of a component, unbalanced braces.
-pub fn path(text: &str) -> Result<Vec<String>, Refusal> {
+/// Empty, too large, relative, `.` or `..`, `**` in part of a component, unbalanced braces; what `value` refuses.
+pub fn path(text: &str, value: impl Fn(&str) -> Result<String, Refusal>) -> Result<Vec<String>, Refusal> {
     if text.is_empty() {
         return refuse("the glob is empty", "name a file, or a directory and all below it: \"/srv/data/**\"");
     }
-    if text.len() > MAX_GLOB {
+    if text.contains('\0') {
+        return refuse("a path holds no NUL byte", "take it out");
+    }
+    short(text)?;
+    // A value may hold a comma, which is no comma of the braces around it: until they are expanded the variable is its
+    // number between NUL bytes.
+    let (mut numbered, mut values, mut rest) = (String::new(), Vec::new(), text);
+    while let Some((before, tail)) = rest.split_once("${") {
+        let Some((name, tail)) = tail.split_once('}') else {
+            return refuse("`${` without `}`", "write `${workspace}`");
+        };
+        numbered.push_str(&format!("{before}\0{}\0", values.len()));
+        values.push(value(name)?);
+        rest = tail;
+    }
+    numbered.push_str(rest);
+    let with_values = |glob: String| -> String {
+        let pieces = glob.split('\0').enumerate();
+        let numbered = |piece: &str| piece.parse().ok().and_then(|number: usize| values.get(number));
+        pieces
+            .map(
+                |(index, piece)| {
+                    if index % 2 == 0 { piece } else { numbered(piece).map_or("", String::as_str) }
+                },
+            )
+            .collect()
+    };
+    braces(&numbered)?
+        .into_iter()
+        .map(with_values)
+        .map(|glob| short(&glob).and_then(|()| normal(&glob)))
+        .collect()
+}
+
+fn short(glob: &str) -> Result<(), Refusal> {
+    if glob.len() > MAX_GLOB {
         return refuse(
-            format!("the glob has {} bytes, {MAX_GLOB} are allowed", text.len()),
+            format!("the glob has {} bytes, {MAX_GLOB} are allowed", glob.len()),
             "shorten it with `**`",
         );
     }
-    if text.contains('\0') {
-        return refuse("a path holds no NUL byte", None);
-    }
-    let globs = braces(text)?;
-    globs.iter().map(|glob| normal(glob)).collect()
+    Ok(())
 }
 
 fn normal(glob: &str) -> Result<String, Refusal> {
@@ -80,11 +124,13 @@ fn normal(glob: &str) -> Result<String, Refusal> {
 fn braces(text: &str) -> Result<Vec<String>, Refusal> {
     let Some(open) = text.find('{') else {
         if text.contains('}') {
-            return refuse("`}` without `{`", None);
+            return refuse("`}` without `{`", "braces hold alternatives: `{a,b}`");
         }
         return Ok(vec![text.to_owned()]);
     };
-    let Some(length) = text[open..].find('}') else { return refuse("`{` without `}`", None) };
+    let Some(length) = text[open..].find('}') else {
+        return refuse("`{` without `}`", "braces hold alternatives: `{a,b}`");
+    };
     let (inner, rest) = (&text[open + 1..open + length], &text[open + length + 1..]);
     if inner.contains('{') || text[..open].contains('}') {
         return refuse("braces inside braces", "write the alternatives as separate rules");
@@ -156,7 +202,9 @@ pub fn destination(text: &str) -> Result<Destination, Refusal> {
 /// Splits `host:ports`; an IPv6 host with ports stands in brackets.
 fn split_ports(rest: &str) -> Result<(&str, Option<&str>), Refusal> {
     if let Some(inner) = rest.strip_prefix('[') {
-        let Some((host, tail)) = inner.split_once(']') else { return refuse("`[` without `]`", None) };
+        let Some((host, tail)) = inner.split_once(']') else {
+            return refuse("`[` without `]`", "write for example [2001:db8::53]:53");
+        };
         return match tail.strip_prefix(':') {
             Some(ports) => Ok((host, Some(ports))),
             None if tail.is_empty() => Ok((host, None)),
@@ -204,21 +252,21 @@ fn prefix(host: &str) -> Result<IpNet, Refusal> {
             "name the address or prefix",
         );
     };
-    let net = match net {
-        // An IPv4 address written as IPv6 is that IPv4 address.
-        IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.network().to_ipv4_mapped() {
-            Some(v4) => ipnet::Ipv4Net::new(v4, v6.prefix_len() - 96).map_or(net, IpNet::V4),
-            None => net,
-        },
-        _ => net,
-    };
+    // Before anything is cut off it.
     if net.addr() != net.network() {
         return Err(Refusal {
             message: format!("{net} has bits set behind the prefix"),
             help: Some(format!("write {}, or the address alone", net.trunc())),
         });
     }
-    Ok(net)
+    Ok(match net {
+        // An IPv4 address written as IPv6 is that IPv4 address.
+        IpNet::V6(v6) if v6.prefix_len() >= 96 => match v6.network().to_ipv4_mapped() {
+            Some(v4) => ipnet::Ipv4Net::new(v4, v6.prefix_len() - 96).map_or(net, IpNet::V4),
+            None => net,
+        },
+        _ => net,
+    })
 }
 
 #[cfg(test)]
@@ -227,6 +275,19 @@ mod tests {
 
     fn why(result: Result<impl std::fmt::Debug, Refusal>) -> String {
         result.unwrap_err().message
+    }
+
+    fn path(text: &str) -> Result<Vec<String>, Refusal> {
+        super::path(text, |name| Ok(format!("/w,{name}")))
+    }
+
+    #[test]
+    fn a_comma_in_a_value_separates_nothing() {
+        assert_eq!(path("${a}{,${b}}/y").unwrap(), ["/w,a/y", "/w,a/w,b/y"]);
+        assert_eq!(path("{${a},/b}/x").unwrap(), ["/w,a/x", "/b/x"]);
+        assert_eq!(path("${a}/{x,y}").unwrap(), ["/w,a/x", "/w,a/y"]);
+        assert!(why(path("${a")).contains("without"));
+        assert!(why(path("/{${a")).contains("without"));
     }
 
     #[test]
@@ -255,6 +316,7 @@ mod tests {
         assert_eq!(destination("10.0.0.0/8").unwrap().prefix.to_string(), "10.0.0.0/8");
         assert_eq!(destination("::1/128").unwrap().prefix.to_string(), "::1/128");
         assert_eq!(destination("::ffff:192.0.2.1").unwrap().prefix.to_string(), "192.0.2.1/32");
+        assert_eq!(destination("::ffff:10.0.0.0/104").unwrap().prefix.to_string(), "10.0.0.0/8");
     }
 
     #[test]
@@ -262,6 +324,7 @@ mod tests {
         assert!(why(destination("1.2.3.4:70000")).contains("70000"));
         assert!(why(destination("1.2.3.4:9-8")).contains("reversed"));
         assert!(why(destination("10.1.0.0/8")).contains("behind the prefix"));
+        assert!(why(destination("::ffff:10.1.2.3/104")).contains("behind the prefix"));
         assert!(why(destination("10.0.0.0/33")).contains("no address or prefix"));
         assert!(why(destination("api.example.test:443")).contains("not supported yet"));
         assert!(why(destination("unix:/run/x")).contains("not supported yet"));

@@ -32,6 +32,10 @@ const CHECKS: &[(&str, Check)] = &[
     ("run_polices_nested_cgroup", super::survival::nested_cgroup),
     ("run_killed_leaves_nothing_unpoliced", super::survival::killed),
     ("run_clears_what_killed_runs_left", super::survival::cleared),
+    ("link_allow_holds_at_its_end", super::links::allowed),
+    ("link_deny_holds_for_every_name", super::links::denied),
+    ("link_of_a_denial_cannot_be_changed", super::links::kept),
+    ("link_planted_in_workspace_opens_nothing", super::links::planted),
     ("run_degrades_only_where_it_must", allowed_to_degrade),
     ("doctor_enforced", doctor),
 ];

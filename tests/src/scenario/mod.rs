@@ -3,6 +3,7 @@
 mod batch;
 mod events;
 mod lifecycle;
+mod links;
 mod listeners;
 mod survival;
 mod table;

@@ -12,11 +12,11 @@ use crate::{
         digest::{digest, mode_name},
         json::PolicyId,
     },
-    cli::exit,
+    cli::{exit, policy::follow_links},
     policy::{
         check::{self, Overlay},
         checked::{CheckedPolicy, Mode},
-        compile,
+        compile, extend,
         image::MapImage,
         mounts::MountTable,
         parse,
@@ -77,9 +77,12 @@ impl Config {
         let user = user::target(args.user.as_deref(), caller).map_err(usage)?;
         let events = args.events.as_deref().map(|path| Destination::resolve(path, caller)).transpose();
         let events = events.map_err(|error| usage(format!("--events: {error}")))?;
-        let policy = policy(args, files, user.as_ref(), events.as_ref())?;
+        let mut policy = policy(args, files, user.as_ref(), events.as_ref())?;
+        // Of what was written: where links lead differs between hosts.
+        let digest = digest(&policy);
         let mountinfo = fs::read("/proc/self/mountinfo").map_err(Refused::own)?;
         let mounts = MountTable::parse(&mountinfo).map_err(Refused::own)?;
+        follow_links(&mut policy, &mounts).map_err(usage)?;
         let (image, _) = compile::compile(&policy, &mounts).map_err(usage)?;
         Ok(Self {
             program,
@@ -88,7 +91,7 @@ impl Config {
             keep_capabilities: args.keep_capabilities,
             policy: PolicyId {
                 name: policy.name.clone(),
-                digest: digest(&policy),
+                digest,
                 mode: mode_name(policy.mode),
             },
             enforce: policy.mode == Mode::Enforce,
@@ -107,14 +110,8 @@ fn policy(
     user: Option<&User>,
     events: Option<&Destination>,
 ) -> Result<CheckedPolicy, Refused> {
-    let parsed = match &args.policy {
-        None => None,
-        Some(path) => {
-            let source = parse::read(path).map_err(usage)?;
-            let policy = parse::parse(&source).map_err(usage)?;
-            Some((source, policy))
-        }
-    };
+    let documents = args.policy.as_ref().map(|path| extend::load(path, &parse::read));
+    let documents = documents.transpose().map_err(usage)?.unwrap_or_default();
     let workspace = args.workspace.as_ref().map(|path| {
         fs::canonicalize(path)
             .and_then(|real| if real.is_dir() { Ok(real) } else { Err(io::ErrorKind::NotADirectory.into()) })
@@ -140,7 +137,7 @@ fn policy(
         user: user.map(|user| user.name.clone()).or_else(|| std::env::var("USER").ok()),
     };
     let mut policy =
-        check::check(parsed.as_ref().map(|(source, policy)| (source, policy)), &overlay).map_err(usage)?;
+        check::check(&documents, &overlay).map_err(usage)?;
     if let Some(text) = events.and_then(Destination::rule).filter(|text| !args.deny_file.contains(text)) {
         for rule in policy.rules.iter_mut().filter(|rule| rule.source == "--deny-file" && rule.text == text) {
             rule.source = "--events".into();
