@@ -4,6 +4,7 @@ mod apt;
 mod bench;
 mod build;
 mod command;
+mod demo;
 mod guest;
 mod initramfs;
 mod kernels;
@@ -30,6 +31,8 @@ enum Verb {
     BuildEbpf,
     /// Build everything: the eBPF object, then the one binary that carries it.
     Build,
+    /// Watch Stockade hold an untrusted agent to a policy: here if this host can enforce, else in a guest.
+    Demo(demo::Args),
     /// Run a command as root inside other kernels.
     Vm(vm::Args),
     /// Run all tests: on the host, then in guests.
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Verb::Setup => setup::run().map(|()| 0),
         Verb::BuildEbpf => build::ebpf().map(|()| 0),
         Verb::Build => build::all().map(|_| 0),
+        Verb::Demo(args) => demo::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Bench(args) => bench::run(&args),

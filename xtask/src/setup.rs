@@ -3,7 +3,6 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Result, bail};
@@ -122,20 +121,11 @@ fn install(packages: &[&str]) -> Result<()> {
         );
     }
     println!("installing {list}");
-    let root = is_root();
     let apt = || {
-        let mut command = if root { Command::new("apt-get") } else { Command::new("sudo") };
-        if !root {
-            command.arg("apt-get");
-        }
-        command.env("DEBIAN_FRONTEND", "noninteractive");
+        let mut command = command::as_root("env");
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
         command
     };
     command::run(apt().args(["update", "-qq"]))?;
     command::run(apt().args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages))
-}
-
-fn is_root() -> bool {
-    fs::read_to_string("/proc/self/status")
-        .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")))
 }
