@@ -219,7 +219,8 @@ fn show_events(story: Story, evidence: &Evidence) {
     println!();
     denials.iter().for_each(|event| line(event));
     println!();
-    if let Some(event) = denials.first() {
+    let key = |event: &&&Event| event.refuses(FORBIDDEN[0].trace, &evidence.base);
+    if let Some(event) = denials.iter().find(key) {
         story.text("One of them as it is written:");
         println!();
         story.quoted([event.json()]);
