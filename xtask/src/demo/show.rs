@@ -8,8 +8,11 @@ use std::{
     thread,
 };
 
-use anyhow::{Context as _, Result};
-use nix::sys::signal::{SigSet, Signal};
+use anyhow::{Context as _, Result, bail};
+use nix::sys::{
+    signal::{SigSet, Signal},
+    signalfd::{SfdFlags, SignalFd},
+};
 
 use super::{
     events::{self, Event},
@@ -38,8 +41,14 @@ pub struct Options<'a> {
 
 /// Runs it; 0 if everything went as promised.
 pub fn run(options: &Options) -> Result<u8> {
-    // A signal from the terminal ends the agent, not us: what was set up is removed.
-    [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect::<SigSet>().thread_block()?;
+    // A signal from the terminal ends the agent, not us: what was set up is removed before we end.
+    let signals: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
+    signals.thread_block()?;
+    let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)?;
+    let check = || match signals.read_signal()? {
+        Some(signal) => bail!("ended by signal {}; everything was removed", signal.ssi_signo),
+        None => Ok(()),
+    };
     let story = options.story;
     let stage = Stage::build(options.programs)?;
     story.section(&format!("Stockade demo, {}", options.place));
@@ -55,11 +64,14 @@ pub fn run(options: &Options) -> Result<u8> {
 
     let (controls, outside) = controls(story, &stage, &listeners)?;
     stage.reset_profile()?;
+    check()?;
 
     story.section("The policy");
     story.quoted(stage::POLICY.lines());
     let agent = act(options, &stage, By::Agent, &["work", "reach"])?;
+    check()?;
     let root = act(options, &stage, By::Root, &["root"])?;
+    check()?;
     let inside = servers::settle(&listeners);
 
     let names = listeners.iter().map(|listener| listener.name.clone());
