@@ -52,7 +52,7 @@ impl Apt {
             .and_then(|metadata| metadata.modified())
             .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age < MAX_AGE));
         if refresh || !fresh {
-            println!("reading package lists");
+            eprintln!("reading package lists");
             // A suite that has gone leaves a warning and the others.
             let _ = apt.command("apt-get").args(["update", "-qq"]).status();
             fs::write(&stamp, "")?;

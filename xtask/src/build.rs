@@ -76,9 +76,13 @@ pub fn ebpf() -> Result<()> {
     command::run(&mut cargo).context("building the eBPF programs")?;
     fs::create_dir_all(root.join("target/bpf"))?;
     for name in ["stockade", "null"] {
+        let built = target.join("bpfel-unknown-none/release").join(name);
+        let new = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
         let object = object(name);
-        fs::copy(target.join("bpfel-unknown-none/release").join(name), &object)
-            .with_context(|| format!("copying to {}", object.display()))?;
+        // Cargo goes by the time of change: what is the same is left alone, and the agent is not built anew.
+        if fs::read(&object).ok().as_ref() != Some(&new) {
+            fs::write(&object, new).with_context(|| format!("writing {}", object.display()))?;
+        }
     }
     Ok(())
 }
@@ -101,10 +105,10 @@ pub fn release(args: &[&str]) -> Result<()> {
 /// Builds the object and the binary that carries it.
 pub fn all() -> Result<PathBuf> {
     setup::ensure_build()?;
-    println!("building the eBPF programs");
+    // On stderr: stdout belongs to what runs in a guest.
+    eprintln!("building the eBPF programs");
     ebpf()?;
-    println!("building stockade");
+    eprintln!("building stockade");
     release(&["--package", "stockade", "--features", "embedded-bpf"])?;
-    println!("built {}", agent().display());
     Ok(agent())
 }

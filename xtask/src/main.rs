@@ -45,7 +45,10 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Setup => setup::run().map(|()| 0),
         Verb::BuildEbpf => build::ebpf().map(|()| 0),
-        Verb::Build => build::all().map(|_| 0),
+        Verb::Build => build::all().map(|agent| {
+            println!("built {}", agent.display());
+            0
+        }),
         Verb::Demo(args) => demo::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::Test(args) => test::run(&args),

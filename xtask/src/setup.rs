@@ -94,7 +94,7 @@ fn ensure_linker() -> Result<()> {
     if linker.exists() {
         return Ok(());
     }
-    println!("building bpf-linker {BPF_LINKER} (once, about two minutes)");
+    eprintln!("building bpf-linker {BPF_LINKER} (once, about two minutes)");
     let folder = linker.parent().and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
     command::run(
         command::cargo()
@@ -120,7 +120,7 @@ fn install(packages: &[&str]) -> Result<()> {
              In place of rustc-web, cargo-web and libstd-rust-web-dev-bpf a rustup nightly with rust-src will do"
         );
     }
-    println!("installing {list}");
+    eprintln!("installing {list}");
     let apt = || {
         let mut command = command::as_root("env");
         command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]);
