@@ -26,19 +26,23 @@ fn toolchain() -> Result<Toolchain> {
     {
         return Ok(Toolchain::Debian);
     }
-    let sysroot = Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]).output();
-    let has_source = sysroot.ok().filter(|output| output.status.success()).is_some_and(|output| {
-        Path::new(String::from_utf8_lossy(&output.stdout).trim())
-            .join("lib/rustlib/src/rust/library")
-            .exists()
-    });
-    if has_source {
+    if nightly() {
         return Ok(Toolchain::Nightly);
     }
     bail!(
         "no compiler with a `core` for BPF: run `cargo xtask setup` on Debian 12 or 13, or elsewhere \
          `rustup toolchain install nightly --component rust-src`"
     )
+}
+
+/// Whether rustup has a nightly toolchain with the standard library's source.
+pub fn nightly() -> bool {
+    let sysroot = Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]).output();
+    sysroot.ok().filter(|output| output.status.success()).is_some_and(|output| {
+        Path::new(String::from_utf8_lossy(&output.stdout).trim())
+            .join("lib/rustlib/src/rust/library")
+            .exists()
+    })
 }
 
 /// Builds the objects in `target/bpf`.

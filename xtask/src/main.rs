@@ -9,6 +9,7 @@ mod guest;
 mod initramfs;
 mod kernels;
 mod setup;
+mod sources;
 mod test;
 mod vm;
 
