@@ -124,9 +124,14 @@ fn install(packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     if !release.lines().any(|line| line == "ID=debian") || command::which("apt-get").is_none() {
+        let compiler = if packages.contains(&"libstd-rust-web-dev-bpf") {
+            "; in place of rustc-web, cargo-web and libstd-rust-web-dev-bpf, \
+             `rustup toolchain install nightly --component rust-src` will do"
+        } else {
+            ""
+        };
         bail!(
-            "this is not Debian, so nothing is installed by itself. Missing here, by their Debian names: {list}. \
-             In place of rustc-web, cargo-web and libstd-rust-web-dev-bpf a rustup nightly with rust-src will do"
+            "this is not Debian, so nothing is installed by itself. Missing, by their Debian names: {list}{compiler}"
         );
     }
     eprintln!("installing {list}");
