@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{self, IsTerminal as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -70,7 +71,8 @@ pub fn ebpf() -> Result<()> {
     let flags = FLAGS.into_iter().chain([linker_flag.as_str()]).collect::<Vec<_>>().join("\x1f");
     cargo
         .current_dir(root.join("agent-ebpf"))
-        .args(["--quiet", "--locked", "--release", "--target", "bpfel-unknown-none"])
+        .args(["--locked", "--release", "--target", "bpfel-unknown-none"])
+        .args(quiet())
         .env("CARGO_TARGET_DIR", &target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags);
     // What the calling cargo set up for its own toolchain would mislead this one.
@@ -103,7 +105,12 @@ pub fn agent() -> PathBuf {
 
 /// A release build of what `args` choose.
 pub fn release(args: &[&str]) -> Result<()> {
-    command::run(command::cargo().args(["build", "--quiet", "--locked", "--release"]).args(args))
+    command::run(command::cargo().args(["build", "--locked", "--release"]).args(quiet()).args(args))
+}
+
+/// A person sees cargo's progress, a log does not.
+fn quiet() -> Option<&'static str> {
+    (!io::stderr().is_terminal()).then_some("--quiet")
 }
 
 /// Builds the object and the binary that carries it.
