@@ -98,6 +98,14 @@ pub fn ensure_guest() -> Result<()> {
     install(&missing_guest())
 }
 
+/// What the demo needs on a host: something that brings up a network namespace.
+pub fn ensure_ip() -> Result<()> {
+    if command::which("ip").is_some() || command::which("busybox").is_some() {
+        return Ok(());
+    }
+    install(&["iproute2"])
+}
+
 fn ensure_linker() -> Result<()> {
     let linker = bpf_linker()?;
     if linker.exists() {

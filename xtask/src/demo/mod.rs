@@ -102,6 +102,7 @@ fn stage_words(args: &Args, place: &str, programs: &str) -> Vec<String> {
 }
 
 fn on_host(args: &Args) -> Result<u8> {
+    setup::ensure_ip()?;
     let unshare = command::which("unshare").context("unshare (package util-linux) is missing")?;
     let programs = command::root().join("target/release");
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
