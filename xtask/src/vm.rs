@@ -18,8 +18,8 @@ pub const TIMED_OUT: u8 = 124;
 pub const DIED: u8 = 125;
 
 const AFTER_HELP: &str = "\
-Exit status: that of the command; with several kernels the first that is not 0. 124 if a guest did not end in time,
-125 if it ended without a status (a panic, say); the end of its console is shown then. 1 also if nothing could be started.
+Exit status: that of the command; with several kernels the first that is not 0. 124 if a guest did not end in time, \
+125 if it ended without a status (a panic, say); the end of its console is shown then. 1 also if no guest could be started.
 
 Example: cargo xtask vm --kernel 6.1 --kernel newest --payload DIR -- sh /payload/x.sh";
 
