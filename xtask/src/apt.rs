@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    env, fs,
+    fs,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, SystemTime},
@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::command;
+use crate::{
+    command,
+    sources::{self, Form, Mirrors},
+};
 
 /// Suites that carry kernels of the matrix; one that a mirror does not have is passed over.
 const SUITES: [&str; 5] =
@@ -45,16 +48,20 @@ impl Apt {
                 base.display()
             ),
         )?;
-        fs::write(&sources, sources_list(&machine_sources()?)?)?;
+        let mirrors = machine_mirrors()?;
+        fs::write(&sources, sources_list(&mirrors)?)?;
         let apt = Self { config, archives: base.join("archives") };
         let stamp = base.join("updated");
         let fresh = fs::metadata(&stamp)
             .and_then(|metadata| metadata.modified())
             .is_ok_and(|time| SystemTime::now().duration_since(time).is_ok_and(|age| age < MAX_AGE));
         if refresh || !fresh {
-            println!("reading package lists");
+            eprintln!("reading package lists");
             // A suite that has gone leaves a warning and the others.
             let _ = apt.command("apt-get").args(["update", "-qq"]).status();
+            if apt.names()?.is_empty() {
+                bail!("no package list could be read from {}: is it reachable from here?", mirrors.main);
+            }
             fs::write(&stamp, "")?;
         }
         Ok(apt)
@@ -87,64 +94,35 @@ impl Apt {
     }
 }
 
-/// The machine's Debian mirrors: (main, security).
-fn machine_sources() -> Result<(String, String)> {
-    let mut text = fs::read_to_string("/etc/apt/sources.list").unwrap_or_default();
-    if let Ok(entries) = fs::read_dir("/etc/apt/sources.list.d") {
-        for entry in entries.flatten() {
-            text.push('\n');
-            text.push_str(&fs::read_to_string(entry.path()).unwrap_or_default());
-        }
-    }
-    mirrors(&text).with_context(|| {
-        format!(
-            "no Debian mirror in the apt sources (proxies of apt itself are honoured: {:?})",
-            env::var_os("http_proxy")
-        )
-    })
-}
-
-/// Finds the mirrors in the text of apt sources of either form.
-fn mirrors(text: &str) -> Option<(String, String)> {
-    let urls = || {
-        text.lines()
-            .map(str::trim)
-            .filter(|line| !line.starts_with('#'))
-            .flat_map(str::split_whitespace)
-            .filter(|word| {
-                word.starts_with("http") || word.starts_with("mirror+") || word.starts_with("file:")
-            })
-            .map(|url| url.trim_end_matches('/').to_owned())
+/// The machine's Debian mirrors.
+fn machine_mirrors() -> Result<Mirrors> {
+    let mut paths: Vec<PathBuf> = fs::read_dir("/etc/apt/sources.list.d")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    paths.sort();
+    paths.insert(0, "/etc/apt/sources.list".into());
+    let form = |path: &Path| match path.extension()?.to_str()? {
+        "list" => Some(Form::Line),
+        "sources" => Some(Form::Deb822),
+        _ => None,
     };
-    let main = urls().find(|url| url.ends_with("/debian"))?;
-    let security =
-        urls().find(|url| url.ends_with("debian-security")).unwrap_or_else(|| format!("{main}-security"));
-    Some((main, security))
+    let files: Vec<_> =
+        paths.iter().filter_map(|path| Some((form(path)?, fs::read_to_string(path).ok()?))).collect();
+    sources::mirrors(&files, |path| fs::read_to_string(path).ok()).context(
+        "kernels for guests come from a Debian mirror, and the apt sources of this machine name none: add a line \
+         `deb http://MIRROR/debian trixie main` in /etc/apt/sources.list.d/debian.list, with a mirror that you can reach",
+    )
 }
 
-fn sources_list((main, security): &(String, String)) -> Result<String> {
+fn sources_list(mirrors: &Mirrors) -> Result<String> {
     if !Path::new(KEYRING).exists() {
         bail!("{KEYRING} is missing: install debian-archive-keyring");
     }
     let line = |url: &str, suite: &str| format!("deb [signed-by={KEYRING}] {url} {suite} main\n");
-    let main = SUITES.iter().map(|suite| line(main, suite));
-    let security = SECURITY_SUITES.iter().map(|suite| line(security, suite));
+    let main = SUITES.iter().map(|suite| line(&mirrors.main, suite));
+    let security = SECURITY_SUITES.iter().map(|suite| line(&mirrors.security, suite));
     Ok(main.chain(security).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mirrors_are_found_in_both_forms() {
-        let deb822 = "Types: deb\n# http://old.test/debian\nURIs: http://mirror.test/debian/\nSuites: x\n\n\
-                      URIs: http://mirror.test/debian-security\n";
-        let expected =
-            Some(("http://mirror.test/debian".into(), "http://mirror.test/debian-security".into()));
-        assert_eq!(mirrors(deb822), expected);
-        let lines = "deb http://mirror.test/debian bookworm main\n";
-        assert_eq!(mirrors(lines), expected);
-        assert_eq!(mirrors("deb http://other.test/ubuntu noble main"), None);
-    }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{self, IsTerminal as _},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -26,19 +27,23 @@ fn toolchain() -> Result<Toolchain> {
     {
         return Ok(Toolchain::Debian);
     }
-    let sysroot = Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]).output();
-    let has_source = sysroot.ok().filter(|output| output.status.success()).is_some_and(|output| {
-        Path::new(String::from_utf8_lossy(&output.stdout).trim())
-            .join("lib/rustlib/src/rust/library")
-            .exists()
-    });
-    if has_source {
+    if nightly() {
         return Ok(Toolchain::Nightly);
     }
     bail!(
         "no compiler with a `core` for BPF: run `cargo xtask setup` on Debian 12 or 13, or elsewhere \
          `rustup toolchain install nightly --component rust-src`"
     )
+}
+
+/// Whether rustup has a nightly toolchain with the standard library's source.
+pub fn nightly() -> bool {
+    let sysroot = Command::new("rustup").args(["run", "nightly", "rustc", "--print", "sysroot"]).output();
+    sysroot.ok().filter(|output| output.status.success()).is_some_and(|output| {
+        Path::new(String::from_utf8_lossy(&output.stdout).trim())
+            .join("lib/rustlib/src/rust/library")
+            .exists()
+    })
 }
 
 /// Builds the objects in `target/bpf`.
@@ -66,7 +71,8 @@ pub fn ebpf() -> Result<()> {
     let flags = FLAGS.into_iter().chain([linker_flag.as_str()]).collect::<Vec<_>>().join("\x1f");
     cargo
         .current_dir(root.join("agent-ebpf"))
-        .args(["--quiet", "--locked", "--release", "--target", "bpfel-unknown-none"])
+        .args(["--locked", "--release", "--target", "bpfel-unknown-none"])
+        .args(quiet())
         .env("CARGO_TARGET_DIR", &target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags);
     // What the calling cargo set up for its own toolchain would mislead this one.
@@ -76,9 +82,13 @@ pub fn ebpf() -> Result<()> {
     command::run(&mut cargo).context("building the eBPF programs")?;
     fs::create_dir_all(root.join("target/bpf"))?;
     for name in ["stockade", "null"] {
+        let built = target.join("bpfel-unknown-none/release").join(name);
+        let new = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
         let object = object(name);
-        fs::copy(target.join("bpfel-unknown-none/release").join(name), &object)
-            .with_context(|| format!("copying to {}", object.display()))?;
+        // Cargo goes by the time of change: what is the same is left alone, and the agent is not built anew.
+        if fs::read(&object).ok().as_ref() != Some(&new) {
+            fs::write(&object, new).with_context(|| format!("writing {}", object.display()))?;
+        }
     }
     Ok(())
 }
@@ -95,16 +105,21 @@ pub fn agent() -> PathBuf {
 
 /// A release build of what `args` choose.
 pub fn release(args: &[&str]) -> Result<()> {
-    command::run(command::cargo().args(["build", "--quiet", "--locked", "--release"]).args(args))
+    command::run(command::cargo().args(["build", "--locked", "--release"]).args(quiet()).args(args))
+}
+
+/// A person sees cargo's progress, a log does not.
+fn quiet() -> Option<&'static str> {
+    (!io::stderr().is_terminal()).then_some("--quiet")
 }
 
 /// Builds the object and the binary that carries it.
 pub fn all() -> Result<PathBuf> {
     setup::ensure_build()?;
-    println!("building the eBPF programs");
+    // On stderr: stdout belongs to what runs in a guest.
+    eprintln!("building the eBPF programs");
     ebpf()?;
-    println!("building stockade");
+    eprintln!("building stockade");
     release(&["--package", "stockade", "--features", "embedded-bpf"])?;
-    println!("built {}", agent().display());
     Ok(agent())
 }

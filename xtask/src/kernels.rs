@@ -40,7 +40,7 @@ pub fn find(line: &str, refresh: bool) -> Result<Kernel> {
         .with_context(|| format!("no kernel package of line {line}"))?;
     let folder = base.join(&version);
     if !folder.join("vmlinux").exists() {
-        println!("fetching kernel {version}");
+        eprintln!("fetching kernel {version}");
         let part = base.join(format!("{version}.part"));
         let _ = fs::remove_dir_all(&part);
         for package in &packages {

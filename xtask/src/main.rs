@@ -4,10 +4,12 @@ mod apt;
 mod bench;
 mod build;
 mod command;
+mod demo;
 mod guest;
 mod initramfs;
 mod kernels;
 mod setup;
+mod sources;
 mod test;
 mod vm;
 
@@ -30,6 +32,8 @@ enum Verb {
     BuildEbpf,
     /// Build everything: the eBPF object, then the one binary that carries it.
     Build,
+    /// Watch Stockade hold an untrusted agent to a policy: here if this host can enforce, else in a guest.
+    Demo(demo::Args),
     /// Run a command as root inside other kernels.
     Vm(vm::Args),
     /// Run all tests: on the host, then in guests.
@@ -42,7 +46,11 @@ fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Setup => setup::run().map(|()| 0),
         Verb::BuildEbpf => build::ebpf().map(|()| 0),
-        Verb::Build => build::all().map(|_| 0),
+        Verb::Build => build::all().map(|agent| {
+            println!("built {}", agent.display());
+            0
+        }),
+        Verb::Demo(args) => demo::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Bench(args) => bench::run(&args),

@@ -1,44 +1,51 @@
 //! `setup`: everything a bare Debian machine lacks.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
-use crate::{command, kernels};
+use crate::{build, command, kernels};
 
 /// bpf-linker's version. It must not be older than the LLVM that writes the bitcode.
 const BPF_LINKER: &str = "0.13.0";
 /// Major version of the LLVM that Debian's `rustc-web` is built with.
 const LLVM: &str = "22";
 
-/// (what shows that it is there, package)
-const BUILD_PACKAGES: [(&str, &str); 9] = [
+/// (a file that shows that it is there, package)
+const BUILD_PACKAGES: [(&str, &str); 7] = [
     ("/usr/bin/cc", "gcc"),
     ("/usr/bin/c++", "g++"),
     ("/usr/include/stdio.h", "libc6-dev"),
-    ("/usr/bin/rustc", "rustc-web"),
-    ("/usr/bin/cargo", "cargo-web"),
     ("/usr/lib/llvm-22/bin/llvm-config", "llvm-22-dev"),
     ("/usr/lib/llvm-22/lib/libPolly.a", "libpolly-22-dev"),
     ("/usr/include/zstd.h", "libzstd-dev"),
     ("/usr/include/zlib.h", "zlib1g-dev"),
 ];
-const GUEST_PACKAGES: [(&str, &str); 6] = [
+/// The compiler for BPF; a rustup nightly does as well. Debian's plain `rustc` has files of the same names.
+const COMPILER_PACKAGES: [(&str, &str); 3] = [
+    ("/var/lib/dpkg/info/rustc-web.list", "rustc-web"),
+    ("/var/lib/dpkg/info/cargo-web.list", "cargo-web"),
+    (BPF_STD, "libstd-rust-web-dev-bpf"),
+];
+const BPF_STD: &str = "/usr/lib/rustlib/bpfel-unknown-none";
+/// (program or file, package)
+const GUEST_PACKAGES: [(&str, &str); 8] = [
     ("qemu-system-x86_64", "qemu-system-x86"),
     ("busybox", "busybox-static"),
     ("modprobe", "kmod"),
     ("zstd", "zstd"),
     ("lz4", "lz4"),
     ("xz", "xz-utils"),
+    ("apt-get", "apt"),
+    ("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"),
 ];
 
 /// Whether Debian's ready-made standard library for BPF is installed.
 pub fn debian_bpf_std() -> bool {
-    Path::new("/usr/lib/rustlib/bpfel-unknown-none").exists()
+    Path::new(BPF_STD).exists()
 }
 
 /// Where bpf-linker is, or will be.
@@ -47,15 +54,16 @@ pub fn bpf_linker() -> Result<PathBuf> {
 }
 
 fn missing_build() -> Vec<&'static str> {
-    let mut missing: Vec<_> = BUILD_PACKAGES
-        .iter()
-        .filter(|(sign, _)| !Path::new(sign).exists())
-        .map(|(_, package)| *package)
-        .collect();
-    if !debian_bpf_std() {
-        missing.push("libstd-rust-web-dev-bpf");
+    let missing = |packages: &[(&str, &'static str)]| {
+        let missing = packages.iter().filter(|(sign, _)| !Path::new(sign).exists());
+        missing.map(|(_, package)| *package).collect::<Vec<_>>()
+    };
+    let mut all = missing(&BUILD_PACKAGES);
+    let compiler = missing(&COMPILER_PACKAGES);
+    if !compiler.is_empty() && !build::nightly() {
+        all.extend(compiler);
     }
-    missing
+    all
 }
 
 fn missing_guest() -> Vec<&'static str> {
@@ -90,16 +98,24 @@ pub fn ensure_guest() -> Result<()> {
     install(&missing_guest())
 }
 
+/// What the demo needs on a host: something that brings up a network namespace.
+pub fn ensure_ip() -> Result<()> {
+    if command::which("ip").is_some() || command::which("busybox").is_some() {
+        return Ok(());
+    }
+    install(&["iproute2"])
+}
+
 fn ensure_linker() -> Result<()> {
     let linker = bpf_linker()?;
     if linker.exists() {
         return Ok(());
     }
-    println!("building bpf-linker {BPF_LINKER} (once, about two minutes)");
+    eprintln!("building bpf-linker {BPF_LINKER} (once, about two minutes)");
     let folder = linker.parent().and_then(Path::parent).map(Path::to_path_buf).unwrap_or_default();
     command::run(
         command::cargo()
-            .args(["install", "--quiet", "--locked", "--no-default-features", "--features"])
+            .args(["install", "--locked", "--no-default-features", "--features"])
             .arg(format!("llvm-{LLVM}"))
             .arg("--root")
             .arg(folder)
@@ -116,26 +132,31 @@ fn install(packages: &[&str]) -> Result<()> {
     let list = packages.join(" ");
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     if !release.lines().any(|line| line == "ID=debian") || command::which("apt-get").is_none() {
+        let compiler = if packages.contains(&"libstd-rust-web-dev-bpf") {
+            "; in place of rustc-web, cargo-web and libstd-rust-web-dev-bpf, \
+             `rustup toolchain install nightly --component rust-src` will do"
+        } else {
+            ""
+        };
         bail!(
-            "this is not Debian, so nothing is installed by itself. Missing here, by their Debian names: {list}. \
-             In place of rustc-web, cargo-web and libstd-rust-web-dev-bpf a rustup nightly with rust-src will do"
+            "this is not Debian, so nothing is installed by itself. Missing, by their Debian names: {list}{compiler}"
         );
     }
-    println!("installing {list}");
-    let root = is_root();
-    let apt = || {
-        let mut command = if root { Command::new("apt-get") } else { Command::new("sudo") };
-        if !root {
-            command.arg("apt-get");
-        }
-        command.env("DEBIAN_FRONTEND", "noninteractive");
+    eprintln!("installing {list}");
+    let apt = |words: &[&str]| {
+        let mut command = command::as_root("env");
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(words);
+        // Its progress is not what a guest's command prints.
+        command.stdout(io::stderr());
         command
     };
-    command::run(apt().args(["update", "-qq"]))?;
-    command::run(apt().args(["install", "-y", "-qq", "--no-install-recommends"]).args(packages))
-}
-
-fn is_root() -> bool {
-    fs::read_to_string("/proc/self/status")
-        .is_ok_and(|status| status.lines().any(|line| line.starts_with("Uid:\t0\t")))
+    command::run(&mut apt(&["update", "-q"]))?;
+    // Nothing of the user's is taken away: rustc-web conflicts with Debian's rustc, cargo and rustup packages.
+    let words = ["install", "-y", "-q", "--no-install-recommends", "--no-remove"];
+    command::run(apt(&words).args(packages)).with_context(|| {
+        format!(
+            "installing {list}. If apt would have to remove a compiler, either remove it yourself, or use \
+             `rustup toolchain install nightly --component rust-src`"
+        )
+    })
 }

@@ -64,7 +64,7 @@ mod tests {
             allow_net: vec!["192.0.2.1:443/tcp".into()],
             ..Overlay::default()
         };
-        digest(&check(None, &overlay).unwrap())
+        digest(&check(&[], &overlay).unwrap())
     }
 
     #[test]
