@@ -3,6 +3,7 @@
 mod apt;
 mod build;
 mod command;
+mod fuzz;
 mod guest;
 mod initramfs;
 mod kernels;
@@ -31,6 +32,8 @@ enum Verb {
     Build,
     /// Run a command as root inside other kernels.
     Vm(vm::Args),
+    /// Run the fuzz targets.
+    Fuzz(fuzz::Args),
     /// Run all tests: on the host, then in guests.
     Test(test::Args),
 }
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Verb::BuildEbpf => build::ebpf().map(|()| 0),
         Verb::Build => build::all().map(|_| 0),
         Verb::Vm(args) => vm::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Test(args) => test::run(&args),
     };
     match result {

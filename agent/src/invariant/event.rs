@@ -1,0 +1,84 @@
+//! Records of the ring buffer.
+
+use std::sync::LazyLock;
+
+use super::reference;
+use crate::{
+    audit::{
+        decode::{self, Body},
+        json::{self, Context},
+        summary::Summary,
+    },
+    policy::image::RuleInfo,
+};
+
+static CONTEXT: LazyLock<Context> = LazyLock::new(|| Context {
+    rules: vec![RuleInfo {
+        text: "/etc/**".into(),
+        source: "policy.toml:4".into(),
+        list: "files.read".into(),
+    }],
+    mounts: reference::mounts(),
+    boot_time_ns: 1_700_000_000_000_000_000,
+});
+
+/// Decodes a record, and writes it as JSON: one line, which reads back as what it was and names a known kind.
+pub fn check(data: &[u8]) {
+    let record = match decode::decode(data) {
+        Ok(record) => record,
+        Err(error) => {
+            assert_eq!(error.0, data.len());
+            return;
+        }
+    };
+    if let Body::File { path: bytes, .. } | Body::Argv { bytes, .. } = &record.body {
+        assert!(bytes.len() < data.len());
+    }
+    let event = json::event(&record, &CONTEXT);
+    let line = event.to_string();
+    assert!(!line.contains(['\n', '\r', '\0']), "{line}");
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&line).ok().as_ref(), Some(&event));
+    assert_ne!(event["kind"], "unknown");
+    #[cfg(test)]
+    schema::check(&event);
+    let mut summary = Summary::default();
+    summary.add(&record, &CONTEXT);
+    if let Some(text) = summary.render() {
+        assert_eq!(text.lines().count(), 2, "{text}");
+        // The workload chooses names; they must not reach a terminal as they are.
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{}", text.escape_debug());
+    }
+}
+
+#[cfg(test)]
+mod schema {
+    use std::sync::LazyLock;
+
+    const TEXT: &str = include_str!("../../../docs/schema/event-v1.json");
+    static VALIDATOR: LazyLock<jsonschema::Validator> =
+        LazyLock::new(|| jsonschema::validator_for(&serde_json::from_str(TEXT).unwrap()).unwrap());
+
+    pub fn check(event: &serde_json::Value) {
+        assert!(VALIDATOR.is_valid(event), "{event}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn records_of_any_content(
+            kind in prop_oneof![100u16..106, 200u16..202, 300u16..304],
+            head in proptest::collection::vec(any::<u8>(), 72),
+            tail in proptest::collection::vec(any::<u8>(), 24..60),
+        ) {
+            let mut bytes = head;
+            bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
+            bytes[6..8].copy_from_slice(&1u16.to_ne_bytes());
+            bytes.extend(tail);
+            super::check(&bytes);
+        }
+    }
+}
