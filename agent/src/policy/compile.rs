@@ -294,6 +294,13 @@ mod tests {
     }
 
     #[test]
+    fn a_star_does_not_cover_the_directory_it_is_in() {
+        let image = image(vec![rule("/proc/*", ACCESS_READ, false, 0)]);
+        assert_eq!(path_bits(&image, PROC, b"/"), Some((0, 0)));
+        assert_eq!(path_bits(&image, PROC, b"/version"), Some((ACCESS_READ, 0)));
+    }
+
+    #[test]
     fn the_way_to_a_denial_cannot_be_moved() {
         let image =
             image(vec![rule("/ws/**", ACCESS_WRITE, false, 0), rule("/ws/a/b/**", ACCESS_READ, true, 1)]);

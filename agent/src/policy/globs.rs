@@ -96,6 +96,8 @@ pub fn regex(parts: &[Part]) -> String {
         match part {
             Part::Any if index + 1 == parts.len() => out.push_str("/.+"),
             Part::Any => out.push_str("(?:/[^/]+)*"),
+            // No name is empty: else `/mnt/*` would cover the root of what is mounted at /mnt, which is called `/`.
+            Part::Name(glob) if glob == "*" => out.push_str("/[^/]+"),
             Part::Name(glob) => {
                 out.push('/');
                 for c in glob.chars() {
@@ -159,7 +161,7 @@ mod tests {
 
     #[test]
     fn a_rule_consumes_the_mount_point() {
-        assert_eq!(left("/home/*/x", "/home"), ["/[^/]*/x"]);
+        assert_eq!(left("/home/*/x", "/home"), ["/[^/]+/x"]);
         assert_eq!(left("/home", "/home"), ["/"]);
         assert_eq!(left("/usr/**", "/home"), Vec::<String>::new());
         assert_eq!(left("/**/b", "/a/b"), ["/", "(?:/[^/]+)*/b"]);
