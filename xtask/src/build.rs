@@ -41,8 +41,12 @@ fn toolchain() -> Result<Toolchain> {
     )
 }
 
-/// Builds `target/bpf/stockade.o`.
-pub fn ebpf() -> Result<()> {
+/// The map of aya-log's lines: it tells the two kinds of objects apart.
+const LOG_MAP: &[u8] = b"AYA_LOGS";
+
+/// Builds `target/bpf/stockade.o`, or with `debug_log` `target/bpf/stockade-debug.o`, whose programs also write lines for
+/// `stockade doctor --kernel-log`.
+pub fn ebpf(debug_log: bool) -> Result<()> {
     let root = command::root();
     let linker = setup::bpf_linker()?;
     if !linker.exists() {
@@ -67,6 +71,7 @@ pub fn ebpf() -> Result<()> {
     cargo
         .current_dir(root.join("agent-ebpf"))
         .args(["--quiet", "--locked", "--release", "--target", "bpfel-unknown-none"])
+        .args(debug_log.then_some("--features=debug-log"))
         .env("CARGO_TARGET_DIR", &target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags);
     // What the calling cargo set up for its own toolchain would mislead this one.
@@ -74,11 +79,15 @@ pub fn ebpf() -> Result<()> {
         cargo.env_remove(name);
     }
     command::run(&mut cargo).context("building the eBPF programs")?;
-    let object = root.join("target/bpf/stockade.o");
+    let built = target.join("bpfel-unknown-none/release/stockade");
+    let bytes = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
+    if bytes.windows(LOG_MAP.len()).any(|name| name == LOG_MAP) != debug_log {
+        bail!("{}: log lines belong into the debug object, and only there", built.display());
+    }
+    let name = if debug_log { "stockade-debug.o" } else { "stockade.o" };
+    let object = root.join("target/bpf").join(name);
     fs::create_dir_all(root.join("target/bpf"))?;
-    fs::copy(target.join("bpfel-unknown-none/release/stockade"), &object)
-        .with_context(|| format!("copying to {}", object.display()))?;
-    Ok(())
+    fs::write(&object, bytes).with_context(|| format!("writing {}", object.display()))
 }
 
 /// Where [`all`] leaves the agent.
@@ -95,7 +104,7 @@ pub fn release(args: &[&str]) -> Result<()> {
 pub fn all() -> Result<PathBuf> {
     setup::ensure_build()?;
     println!("building the eBPF programs");
-    ebpf()?;
+    ebpf(false)?;
     println!("building stockade");
     release(&["--package", "stockade", "--features", "embedded-bpf"])?;
     println!("built {}", agent().display());

@@ -27,7 +27,11 @@ enum Verb {
     /// Bring a bare Debian machine to where everything builds.
     Setup,
     /// Build the eBPF object only.
-    BuildEbpf,
+    BuildEbpf {
+        /// Build target/bpf/stockade-debug.o, whose programs write lines for `stockade doctor --kernel-log`.
+        #[arg(long)]
+        debug_log: bool,
+    },
     /// Build everything: the eBPF object, then the one binary that carries it.
     Build,
     /// Run a command as root inside other kernels.
@@ -41,7 +45,7 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Setup => setup::run().map(|()| 0),
-        Verb::BuildEbpf => build::ebpf().map(|()| 0),
+        Verb::BuildEbpf { debug_log } => build::ebpf(debug_log).map(|()| 0),
         Verb::Build => build::all().map(|_| 0),
         Verb::Vm(args) => vm::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),

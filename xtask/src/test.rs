@@ -11,8 +11,8 @@ use anyhow::{Context as _, Result};
 
 use crate::{build, command, fuzz, guest::Guest, kernels, setup, vm};
 
-/// A boot where BPF LSM programs load and never run.
-const WITHOUT_BPF: &str = "lsm=lockdown,yama,apparmor";
+/// A boot where BPF LSM programs load and never run; it also lacks IPv6.
+const WITHOUT_BPF: &str = "lsm=lockdown,yama,apparmor ipv6.disable=1";
 /// For each fuzz target.
 const FUZZ_SECONDS: u32 = 10;
 

@@ -25,7 +25,7 @@ use stockade_common::{
     tag::{SLOT_AUDIT_ALL, SLOT_CGROUP_EMITS, SLOT_ENFORCE},
 };
 
-use super::{exit, host};
+use super::{exit, guarantee::Proof, host, remedy};
 use crate::{
     audit::{
         decode,
@@ -151,6 +151,7 @@ fn supervise(args: &Args) -> Result<u8, Refused> {
     if !host::is_root() {
         return Err(unavailable("enforcement needs root: run with sudo".into()));
     }
+    remedy::kernel().map_err(unavailable)?;
     // From here on there is something to clean up: a signal waits until that can be done.
     let signals = block_signals().map_err(Refused::own)?;
     let name = format!("stockade-{}", std::process::id());
@@ -160,15 +161,18 @@ fn supervise(args: &Args) -> Result<u8, Refused> {
             network_only,
             max_accepts: image.accepts.len() as u32,
             max_ports: image.ports.len() as u32,
+            debug_log: false,
         };
         let (enforcer, findings) = host::enforce(&options, &cgroup)?;
-        for (guarantee, result) in findings {
-            result.map_err(|why| format!("{}: {why}", guarantee.name))?;
+        for (guarantee, proof) in findings {
+            if let Proof::Failed(why) = proof {
+                return Err(format!("{}: {why}", guarantee.name));
+            }
         }
         Ok(enforcer)
     };
     // Degraded is allowed, not asked for: a host that can police files does.
-    let whole: Result<Enforcer, String> = host::bpf_lsm().and_then(|()| proved(false));
+    let whole: Result<Enforcer, String> = remedy::bpf_lsm().and_then(|()| proved(false));
     let degraded = whole.is_err();
     let mut enforcer = match whole {
         Err(why) if args.allow_degraded.is_some() => {
@@ -196,8 +200,9 @@ fn supervise(args: &Args) -> Result<u8, Refused> {
         cgroup::exists(name).unwrap_or(true)
     })
     .map_err(Refused::own)?;
-    let pins =
-        enforcer.pin(&Path::new(host::PINS).join(&name)).map_err(|error| unavailable(error.to_string()))?;
+    let pins = enforcer
+        .pin(&Path::new(host::PINS).join(&name))
+        .map_err(|error| unavailable(remedy::explain(&error)))?;
     // Dropped in reverse order: whatever happens from here on, the cgroup is emptied while it is still policed.
     let cgroup = cgroup;
 

@@ -4,6 +4,7 @@
 //! maps and says which cgroup is held to which slot.
 
 pub mod btf;
+mod debug_log;
 mod links;
 mod object;
 mod tables;
@@ -23,6 +24,7 @@ use stockade_common::{
     tag::{SLOT_ENFORCE, SlotConfig, Tag, filter_bucket},
 };
 
+pub use debug_log::KernelLog;
 pub use links::{PinnedDirectory, remove_stale_pins};
 
 use self::links::Link;
@@ -146,6 +148,8 @@ pub struct LoadOptions {
     pub max_accepts: u32,
     /// Room for the policy's `PORTS` table.
     pub max_ports: u32,
+    /// An object whose programs write lines for [`Enforcer::kernel_log`].
+    pub debug_log: bool,
 }
 
 /// The loaded programs. Dropping it detaches what is not pinned.
@@ -164,7 +168,7 @@ impl Enforcer {
     /// # Errors
     /// The step that failed.
     pub fn load(options: &LoadOptions) -> Result<Self, KernelError> {
-        let object = object::bytes()?;
+        let object = object::bytes(options.debug_log)?;
         let blob = fs::read(VMLINUX_BTF).map_err(KernelError::NoBtf)?;
         let offsets = btf::kernel_offsets(&blob)?;
         let btf =
@@ -296,6 +300,14 @@ impl Enforcer {
     pub fn take_ring(&mut self) -> Result<RingBuf<MapData>, KernelError> {
         let map = self.ebpf.take_map("EVENTS").ok_or(KernelError::Mismatch("map EVENTS"))?;
         RingBuf::try_from(map).map_err(|source| KernelError::Map { map: "EVENTS", source })
+    }
+
+    /// The lines its programs write; can be taken once.
+    ///
+    /// # Errors
+    /// If they write none.
+    pub fn kernel_log(&mut self) -> Result<KernelLog, KernelError> {
+        KernelLog::open(&mut self.ebpf)
     }
 
     /// The counters, summed over CPUs, indexed by [`stockade_common::counter::Counter`].
