@@ -9,7 +9,10 @@ use super::{
     guarantee::{GUARANTEES, Hooks, Proof},
     host, remedy,
 };
-use crate::{kernel::LoadOptions, scope::cgroup::OwnCgroup};
+use crate::{
+    kernel::{LoadOptions, find_debug_object},
+    scope::cgroup::OwnCgroup,
+};
 
 /// `stockade doctor`.
 #[derive(Debug, clap::Args)]
@@ -25,6 +28,12 @@ pub struct Args {
 /// One line a guarantee; 0 if all hold, or lack their subject here.
 #[must_use]
 pub fn run(args: &Args) -> u8 {
+    if args.kernel_log
+        && let Err(error) = find_debug_object()
+    {
+        eprintln!("stockade: --kernel-log: {error}");
+        return exit::USAGE;
+    }
     let lines = findings(args.kernel_log);
     if args.json {
         println!("{}", report(&lines));

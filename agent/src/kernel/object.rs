@@ -17,6 +17,14 @@ pub(super) fn bytes(debug_log: bool) -> Result<Cow<'static, [u8]>, KernelError> 
     embedded()
 }
 
+/// Whether there is an object whose programs write lines.
+///
+/// # Errors
+/// If not, with the way to one.
+pub fn find_debug() -> Result<(), KernelError> {
+    bytes(true).map(drop)
+}
+
 #[cfg(feature = "embedded-bpf")]
 fn embedded() -> Result<Cow<'static, [u8]>, KernelError> {
     const OBJECT: &[u8] =

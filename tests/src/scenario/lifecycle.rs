@@ -44,8 +44,11 @@ fn prepare() -> io::Result<()> {
 /// The scenarios for a kernel booted without the BPF LSM.
 pub fn without_lsm(tally: &mut Tally) -> io::Result<()> {
     prepare()?;
-    let checks: [(&str, Check); 2] =
-        [("run_refuses_without_lsm", || status(&["true"], 3)), ("run_degraded_polices_network", degraded)];
+    let checks: [(&str, Check); 3] = [
+        ("run_refuses_without_lsm", || status(&["true"], 3)),
+        ("run_degraded_polices_network", degraded),
+        ("doctor_says_what_is_missing", missing),
+    ];
     for (name, check) in checks {
         tally.report(name, check().map_or_else(Verdict::Fail, |()| Verdict::Ok));
     }
@@ -152,7 +155,31 @@ fn allowed_to_degrade() -> Result<(), String> {
 }
 
 fn doctor() -> Result<(), String> {
-    let output = Command::new("stockade").arg("doctor").output().map_err(|e| e.to_string())?;
-    let report = text(&output.stdout);
-    ensure(output.status.success() && report.contains("ENFORCED"), || format!("{}: {report}", output.status))
+    let (code, states) = states()?;
+    let holds = states.len() >= 19 && states.iter().all(|(_, state, _)| state == "ENFORCED");
+    ensure(code == Some(0) && holds, || format!("{code:?}: {states:?}"))
+}
+
+/// A kernel booted without BPF LSM and without IPv6: what the cgroup programs enforce is told from what is not there.
+fn missing() -> Result<(), String> {
+    let (code, states) = states()?;
+    let is = |name: &str, expected: &str, why: &str| {
+        states.iter().any(|(n, state, text)| n == name && state == expected && text.contains(why))
+    };
+    let holds = is("tcp4", "ENFORCED", "")
+        && is("tcp6", "ABSENT", "no IPv6")
+        && is("udp6", "ABSENT", "no IPv6")
+        && is("file_read", "UNAVAILABLE", ",bpf");
+    ensure(code == Some(3) && holds, || format!("{code:?}: {states:?}"))
+}
+
+/// Exit code of `doctor --json`, and name, state and reason of each guarantee.
+fn states() -> Result<(Option<i32>, Vec<(String, String, String)>), String> {
+    let output = Command::new("stockade").args(["doctor", "--json"]).output().map_err(|e| e.to_string())?;
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout)
+        .map_err(|e| format!("{e}: {} {}", text(&output.stdout), text(&output.stderr)))?;
+    let word = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    let guarantees = report["guarantees"].as_array().cloned().unwrap_or_default();
+    let states = guarantees.iter().map(|g| (word(&g["name"]), word(&g["state"]), word(&g["why"]))).collect();
+    Ok((output.status.code(), states))
 }
