@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::process::{Command, Output};
 
+use serde_json::Value;
+
 use super::{Tally, Verdict};
 
 type Check = fn() -> Result<(), String>;
@@ -128,7 +130,7 @@ fn events(mode: &str, works: bool) -> Result<(), String> {
     let lines = fs::read_to_string(&file).map_err(|e| format!("{file}: {e}"))?;
     let mut seen = false;
     for line in lines.lines() {
-        let event: serde_json::Value = serde_json::from_str(line).map_err(|e| format!("{line}: {e}"))?;
+        let event: Value = serde_json::from_str(line).map_err(|e| format!("{line}: {e}"))?;
         ensure(event["schema"] == "stockade/event/v1", || format!("wrong schema: {line}"))?;
         // Audit mode must say that it would have denied; enforcement, that it did.
         let word = if works { "would_deny" } else { "denied" };
@@ -155,31 +157,34 @@ fn allowed_to_degrade() -> Result<(), String> {
 }
 
 fn doctor() -> Result<(), String> {
-    let (code, states) = states()?;
-    let holds = states.len() >= 19 && states.iter().all(|(_, state, _)| state == "ENFORCED");
-    ensure(code == Some(0) && holds, || format!("{code:?}: {states:?}"))
+    let (code, report) = doctor_report()?;
+    let guarantees = guarantees(&report);
+    let holds = guarantees.len() >= 19 && guarantees.iter().all(|g| g["state"] == "ENFORCED");
+    ensure(code == Some(0) && holds, || format!("{code:?}: {report}"))
 }
 
 /// A kernel booted without BPF LSM and without IPv6: what the cgroup programs enforce is told from what is not there.
 fn missing() -> Result<(), String> {
-    let (code, states) = states()?;
-    let is = |name: &str, expected: &str, why: &str| {
-        states.iter().any(|(n, state, text)| n == name && state == expected && text.contains(why))
+    let (code, report) = doctor_report()?;
+    let is = |name: &str, state: &str, why: &str| {
+        let said = |g: &Value| g["why"].as_str().unwrap_or_default().contains(why);
+        guarantees(&report).iter().any(|g| g["name"] == name && g["state"] == state && said(g))
     };
     let holds = is("tcp4", "ENFORCED", "")
         && is("tcp6", "ABSENT", "no IPv6")
         && is("udp6", "ABSENT", "no IPv6")
+        && is("file_read", "UNAVAILABLE", "lsm=")
         && is("file_read", "UNAVAILABLE", ",bpf");
-    ensure(code == Some(3) && holds, || format!("{code:?}: {states:?}"))
+    ensure(code == Some(3) && holds, || format!("{code:?}: {report}"))
 }
 
-/// Exit code of `doctor --json`, and name, state and reason of each guarantee.
-fn states() -> Result<(Option<i32>, Vec<(String, String, String)>), String> {
+fn doctor_report() -> Result<(Option<i32>, Value), String> {
     let output = Command::new("stockade").args(["doctor", "--json"]).output().map_err(|e| e.to_string())?;
-    let report: serde_json::Value = serde_json::from_slice(&output.stdout)
+    let report = serde_json::from_slice(&output.stdout)
         .map_err(|e| format!("{e}: {} {}", text(&output.stdout), text(&output.stderr)))?;
-    let word = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-    let guarantees = report["guarantees"].as_array().cloned().unwrap_or_default();
-    let states = guarantees.iter().map(|g| (word(&g["name"]), word(&g["state"]), word(&g["why"]))).collect();
-    Ok((output.status.code(), states))
+    Ok((output.status.code(), report))
+}
+
+fn guarantees(report: &Value) -> &[Value] {
+    report["guarantees"].as_array().map_or(&[], Vec::as_slice)
 }
