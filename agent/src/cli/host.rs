@@ -42,8 +42,8 @@ pub fn enforce(options: &LoadOptions, attach_to: &OwnCgroup) -> Result<(Enforcer
 }
 
 /// Attempts everything outside a tag; then inside one below `attach_to`, where of all that refuses only cgroup programs
-/// are attached; then the LSM programs are attached, and it is attempted inside a tag elsewhere, where no cgroup programs
-/// are. Neither can so hide that the other does nothing.
+/// are attached; then the LSM programs are attached, and it is attempted elsewhere, where no cgroup programs are, in a
+/// cgroup made inside a tag. Neither can so hide that the other does nothing, and nothing holds unless tags are inherited.
 fn prove(enforcer: &mut Enforcer, attach_to: &OwnCgroup, network_only: bool) -> Result<Vec<Finding>, String> {
     // Declared before the child, which is gone by the time they are removed.
     let below = attach_to.child("probe").map_err(untried)?;
@@ -53,6 +53,7 @@ fn prove(enforcer: &mut Enforcer, attach_to: &OwnCgroup, network_only: bool) -> 
         let name = format!("stockade-probe-{}", std::process::id());
         Some(OwnCgroup::create(&name).map_err(untried)?)
     };
+    let nested: OwnCgroup;
     let mut probe = Probe::start().map_err(untried)?;
     let outside = probe.attempt().map_err(untried)?;
     enforcer.tag(below.id().map_err(untried)?, PROBE_SLOT).map_err(untried)?;
@@ -62,7 +63,8 @@ fn prove(enforcer: &mut Enforcer, attach_to: &OwnCgroup, network_only: bool) -> 
         Some(beside) => {
             enforcer.attach_lsm().map_err(|error| remedy::explain(&error))?;
             enforcer.tag(beside.id().map_err(untried)?, PROBE_SLOT).map_err(untried)?;
-            Some(probe.attempt_in(beside).map_err(untried)?)
+            nested = beside.child("nested").map_err(untried)?;
+            Some(probe.attempt_in(&nested).map_err(untried)?)
         }
     };
     Ok(findings(&outside, &by_cgroup, by_lsm.as_ref()))
@@ -74,7 +76,7 @@ fn findings(outside: &Answers, by_cgroup: &Answers, by_lsm: Option<&Answers>) ->
     for (index, guarantee) in GUARANTEES.iter().enumerate() {
         let judge = |inside: &Answers, hook: &str| guarantee.judge(outside[index], inside[index]).by(hook);
         let by_cgroup = (guarantee.hooks == Hooks::Both).then(|| judge(by_cgroup, "without LSM programs"));
-        let by_lsm = by_lsm.map(|answers| judge(answers, "without cgroup programs"));
+        let by_lsm = by_lsm.map(|answers| judge(answers, "without cgroup programs, in a cgroup made inside"));
         let proof = by_cgroup.into_iter().chain(by_lsm).reduce(Proof::and);
         findings.extend(proof.map(|proof| (guarantee, proof)));
     }
