@@ -98,7 +98,9 @@ fn build() -> Result<()> {
         .env("CARGO_TARGET_DIR", folder())
         .env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\x1f"))
         .env_remove("RUSTFLAGS");
-    command::run(&mut cargo).context("building the fuzz targets")
+    command::run(&mut cargo).context(
+        "building the fuzz targets (new dependencies of the agent: `cd fuzz && cargo update --workspace`)",
+    )
 }
 
 fn folder() -> PathBuf {
