@@ -5,7 +5,6 @@ use std::{
     fs::{self, File},
     io::{self, Write},
     os::fd::AsFd as _,
-    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     process::{Child, ExitStatus},
     time::{SystemTime, UNIX_EPOCH},
@@ -237,16 +236,7 @@ fn supervise(args: &Args) -> Result<u8, Refused> {
     // last descriptor waits for it (20 LSM links: 3 s on 6.12).
     drop(enforcer);
     drop(pins);
-    Ok(code(status))
-}
-
-/// The command's own code, or 128 + signal.
-fn code(status: ExitStatus) -> u8 {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => code as u8,
-        (None, Some(signal)) => 128u8.wrapping_add(signal as u8),
-        (None, None) => exit::OWN_FAILURE,
-    }
+    Ok(exit::passed_on(status))
 }
 
 fn policy(args: &Args, program: &Path, user: Option<&user::User>) -> Result<CheckedPolicy, Refused> {
