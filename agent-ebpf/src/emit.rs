@@ -18,6 +18,7 @@ use stockade_common::{
 };
 
 use crate::{
+    debug,
     file::{Decision, Request},
     kernel::{self, TASK_REAL_PARENT, TASK_TGID},
     maps::{EVENTS, SLOTS, count},
@@ -76,6 +77,9 @@ pub fn header(
         (false, true) => verdict::DENIED,
         (false, false) => verdict::WOULD_DENY,
     };
+    if verdict != verdict::ALLOWED {
+        debug::refused(actor.slot, kind, hook, decision.reason);
+    }
     EventHeader {
         size: size as u32,
         kind,

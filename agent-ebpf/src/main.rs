@@ -11,6 +11,7 @@
 mod automaton;
 mod change;
 mod confine;
+mod debug;
 mod directory;
 mod emit;
 mod file;

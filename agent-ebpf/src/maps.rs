@@ -15,7 +15,7 @@ use stockade_common::{
     tag::{SlotConfig, Tag},
 };
 
-use crate::{directory::Memory, path::PathBuffer};
+use crate::{debug, directory::Memory, path::PathBuffer};
 
 /// One automaton table. Lets userspace write it through mmap (`BPF_F_MMAPABLE`).
 pub type Table = [u64; TABLE_ENTRIES];
@@ -56,6 +56,7 @@ pub static EVENTS: RingBuf<u8, RING_BYTES> = RingBuf::new();
 /// Adds one to a counter of this CPU.
 #[inline(always)]
 pub fn count(counter: Counter) {
+    debug::counted(counter);
     if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
         // SAFETY: a per-CPU value; a preempted increment may be lost, which a statistic can bear.
         unsafe { *value += 1 };

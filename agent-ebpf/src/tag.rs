@@ -10,6 +10,7 @@ use aya_ebpf::{
 use stockade_common::{counter::Counter, tag::filter_bucket};
 
 use crate::{
+    debug,
     kernel::{self, CGROUP_PARENT, CSS_CGROUP},
     maps::{INHERIT_LOST, TAG_FILTER, TAGS, count},
 };
@@ -99,7 +100,9 @@ pub fn cgroup_mkdir(ctx: &BtfTracePointContext) {
     if filtered.is_err() || TAGS.insert(&id, &tag, 0).is_err() {
         count(Counter::InheritFailed);
         let _ = INHERIT_LOST.set(0, 1, 0);
+        return;
     }
+    debug::inherited(id, tag.slot);
 }
 
 /// `tp_btf/cgroup_rmdir(cgrp, path)`. Ids are never used again, so this only gives back the room.

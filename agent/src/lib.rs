@@ -6,6 +6,8 @@
 
 pub mod audit;
 pub mod cli;
+#[cfg(any(test, feature = "invariant"))]
+pub mod invariant;
 pub mod kernel;
 pub mod policy;
 pub mod scope;

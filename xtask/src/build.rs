@@ -46,8 +46,12 @@ pub fn nightly() -> bool {
     })
 }
 
-/// Builds the objects in `target/bpf`.
-pub fn ebpf() -> Result<()> {
+/// The map of aya-log's lines: it tells the two kinds of objects apart.
+const LOG_MAP: &[u8] = b"AYA_LOGS";
+
+/// Builds `target/bpf/stockade.o` and `null.o`, or with `debug_log` `target/bpf/stockade-debug.o`, whose programs also write lines for
+/// `stockade doctor --kernel-log`.
+pub fn ebpf(debug_log: bool) -> Result<()> {
     let root = command::root();
     let linker = setup::bpf_linker()?;
     if !linker.exists() {
@@ -73,6 +77,7 @@ pub fn ebpf() -> Result<()> {
         .current_dir(root.join("agent-ebpf"))
         .args(["--locked", "--release", "--target", "bpfel-unknown-none"])
         .args(quiet())
+        .args(debug_log.then_some("--features=debug-log"))
         .env("CARGO_TARGET_DIR", &target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags);
     // What the calling cargo set up for its own toolchain would mislead this one.
@@ -81,10 +86,17 @@ pub fn ebpf() -> Result<()> {
     }
     command::run(&mut cargo).context("building the eBPF programs")?;
     fs::create_dir_all(root.join("target/bpf"))?;
-    for name in ["stockade", "null"] {
+    for (name, object_name) in if debug_log {
+        vec![("stockade", "stockade-debug")]
+    } else {
+        vec![("stockade", "stockade"), ("null", "null")]
+    } {
         let built = target.join("bpfel-unknown-none/release").join(name);
         let new = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
-        let object = object(name);
+        if new.windows(LOG_MAP.len()).any(|name| name == LOG_MAP) != debug_log {
+            bail!("{}: log lines belong into the debug object, and only there", built.display());
+        }
+        let object = object(object_name);
         // Cargo goes by the time of change: what is the same is left alone, and the agent is not built anew.
         if fs::read(&object).ok().as_ref() != Some(&new) {
             fs::write(&object, new).with_context(|| format!("writing {}", object.display()))?;
@@ -118,7 +130,7 @@ pub fn all() -> Result<PathBuf> {
     setup::ensure_build()?;
     // On stderr: stdout belongs to what runs in a guest.
     eprintln!("building the eBPF programs");
-    ebpf()?;
+    ebpf(false)?;
     eprintln!("building stockade");
     release(&["--package", "stockade", "--features", "embedded-bpf"])?;
     Ok(agent())

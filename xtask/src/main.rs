@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod command;
 mod demo;
+mod fuzz;
 mod guest;
 mod initramfs;
 mod kernels;
@@ -29,13 +30,19 @@ enum Verb {
     /// Bring a bare Debian machine to where everything builds.
     Setup,
     /// Build the eBPF object only.
-    BuildEbpf,
+    BuildEbpf {
+        /// Build target/bpf/stockade-debug.o, whose programs write lines for `stockade doctor --kernel-log`.
+        #[arg(long)]
+        debug_log: bool,
+    },
     /// Build everything: the eBPF object, then the one binary that carries it.
     Build,
     /// Watch Stockade hold an untrusted agent to a policy: here if this host can enforce, else in a guest.
     Demo(demo::Args),
     /// Run a command as root inside other kernels.
     Vm(vm::Args),
+    /// Run the fuzz targets.
+    Fuzz(fuzz::Args),
     /// Run all tests: on the host, then in guests.
     Test(test::Args),
     /// Measure what an operation costs, in guest instructions.
@@ -45,13 +52,14 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Setup => setup::run().map(|()| 0),
-        Verb::BuildEbpf => build::ebpf().map(|()| 0),
+        Verb::BuildEbpf { debug_log } => build::ebpf(debug_log).map(|()| 0),
         Verb::Build => build::all().map(|agent| {
             println!("built {}", agent.display());
             0
         }),
         Verb::Demo(args) => demo::run(&args),
         Verb::Vm(args) => vm::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Bench(args) => bench::run(&args),
     };

@@ -93,6 +93,11 @@ pub fn ensure_build() -> Result<()> {
     ensure_linker()
 }
 
+/// What the fuzz targets need: libFuzzer is C++.
+pub fn ensure_cxx() -> Result<()> {
+    if command::which("c++").is_some() { Ok(()) } else { install(&["g++"]) }
+}
+
 /// What guests need.
 pub fn ensure_guest() -> Result<()> {
     install(&missing_guest())

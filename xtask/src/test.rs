@@ -1,4 +1,4 @@
-//! `test`: on the host, then in one guest a kernel. Ends with a line of the counts.
+//! `test`: on the host, fuzz targets included, then in one guest a kernel. Ends with a line of the counts.
 
 use std::{
     io::{self, Write},
@@ -9,10 +9,12 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{build, command, guest::Guest, kernels, setup, vm};
+use crate::{build, command, fuzz, guest::Guest, kernels, setup, vm};
 
-/// A boot where BPF LSM programs load and never run.
-const WITHOUT_BPF: &str = "lsm=lockdown,yama,apparmor";
+/// A boot where BPF LSM programs load and never run; it also lacks IPv6.
+const WITHOUT_BPF: &str = "lsm=lockdown,yama,apparmor ipv6.disable=1";
+/// For each fuzz target.
+const FUZZ_SECONDS: u32 = 10;
 
 /// `cargo xtask test`.
 #[derive(clap::Args)]
@@ -48,6 +50,7 @@ impl Counts {
 /// Runs everything asked for.
 pub fn run(args: &Args) -> Result<u8> {
     let mut total = host(args.filter.as_deref())?;
+    total.add(fuzz(args.filter.as_deref())?);
     if !args.host_only {
         setup::ensure_guest()?;
         let lines: Vec<&str> = match (args.all_kernels, args.kernels.is_empty()) {
@@ -78,6 +81,14 @@ fn host(filter: Option<&str>) -> Result<Counts> {
         counts.failed = 1;
     }
     Ok(counts)
+}
+
+/// Fuzz targets as tests named `fuzz_TARGET`.
+fn fuzz(filter: Option<&str>) -> Result<Counts> {
+    let mut targets = fuzz::targets()?;
+    targets.retain(|target| filter.is_none_or(|filter| format!("fuzz_{target}").contains(filter)));
+    let (passed, failed) = fuzz::fuzz(&targets, FUZZ_SECONDS)?;
+    Ok(Counts { passed, failed, skipped: 0 })
 }
 
 /// `test result: ok. 3 passed; 0 failed; 1 ignored; ...`

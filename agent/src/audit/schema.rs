@@ -60,7 +60,14 @@ fn events() -> Vec<Value> {
     };
     events.push(run::start(&start, &context, 1));
     events.push(run::gap(Losses { denied: 1, ..Losses::default() }, &context, 2));
-    events.push(run::end(256, 1, Some(&[0; stockade_common::counter::COUNTERS]), Losses::default(), &context, 3));
+    events.push(run::end(
+        256,
+        1,
+        Some(&[0; stockade_common::counter::COUNTERS]),
+        Losses::default(),
+        &context,
+        3,
+    ));
     events.push(run::end(9, 137, None, Losses::default(), &context, 3));
     events
 }

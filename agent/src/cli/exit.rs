@@ -1,5 +1,7 @@
 //! Exit codes of our own. A command's own status is passed on; 128 + n stands for signal n.
 
+use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus};
+
 /// Bad policy or usage.
 pub const USAGE: u8 = 2;
 /// Enforcement is unavailable, and nothing was started.
@@ -10,3 +12,13 @@ pub const OWN_FAILURE: u8 = 125;
 pub const NOT_EXECUTABLE: u8 = 126;
 /// There is no such command.
 pub const NOT_FOUND: u8 = 127;
+
+/// What a command's end is passed on as: its own code, or 128 + signal.
+#[must_use]
+pub fn passed_on(status: ExitStatus) -> u8 {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => code as u8,
+        (None, Some(signal)) => 128u8.wrapping_add(signal as u8),
+        (None, None) => OWN_FAILURE,
+    }
+}

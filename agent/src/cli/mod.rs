@@ -1,10 +1,13 @@
 //! The command line: one file a verb.
 
+pub mod attempt;
 pub mod doctor;
 pub mod exit;
+pub mod guarantee;
 pub mod host;
 pub mod policy;
 pub mod probe;
+pub mod remedy;
 pub mod run;
 
 use clap::{Parser, Subcommand};
@@ -27,7 +30,7 @@ enum Verb {
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
     #[command(name = "__probe", hide = true)]
-    Probe,
+    Probe(attempt::Place),
 }
 
 /// Parses the command line and runs the verb; returns the exit code.
@@ -37,6 +40,6 @@ pub fn main() -> u8 {
         Verb::Run(args) => run::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Policy(verb) => policy::run(&verb),
-        Verb::Probe => probe::child(),
+        Verb::Probe(place) => probe::child(&place),
     }
 }

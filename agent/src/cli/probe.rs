@@ -2,83 +2,30 @@
 //! and attached says nothing: where `bpf` is no active LSM all three succeed and it never runs.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    env,
+    fs::{self, File},
     io::{self, BufRead as _, BufReader, Write as _},
-    net::{TcpStream, UdpSocket},
+    os::linux::net::SocketAddrExt as _,
+    os::unix::net::{SocketAddr, UnixDatagram, UnixListener},
+    path::PathBuf,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    time::Duration,
 };
 
-use crate::{
-    kernel::{Enforcer, Slot},
-    scope::cgroup::OwnCgroup,
-};
+use super::{attempt::Place, guarantee::GUARANTEES};
+use crate::scope::cgroup::OwnCgroup;
 
-/// One guarantee: name, what it means, and whether it needs LSM hooks.
-#[derive(Debug)]
-pub struct Guarantee {
-    /// Stable name.
-    pub name: &'static str,
-    /// For people.
-    pub text: &'static str,
-    /// Not provable with cgroup programs alone.
-    pub lsm: bool,
-}
-
-/// All of them, in the order they are attempted.
-pub const GUARANTEES: [Guarantee; 6] = [
-    Guarantee { name: "file_read", text: "files no rule names cannot be opened", lsm: true },
-    Guarantee { name: "file_create", text: "files no rule names cannot be created", lsm: true },
-    Guarantee { name: "raw_socket", text: "raw sockets cannot be made", lsm: false },
-    Guarantee { name: "tcp4", text: "IPv4 destinations no rule names cannot be connected to", lsm: false },
-    Guarantee { name: "tcp6", text: "IPv6 destinations no rule names cannot be connected to", lsm: false },
-    Guarantee { name: "udp4", text: "datagrams cannot be sent to destinations no rule names", lsm: false },
-];
-
-fn errno(result: io::Result<()>) -> i32 {
-    result.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1))
-}
-
-fn raw_socket() -> io::Result<()> {
-    // SAFETY: takes numbers only; a descriptor is closed at once.
-    let fd = unsafe { libc::socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a descriptor the kernel has just given out.
-    unsafe { libc::close(fd) };
-    Ok(())
-}
-
-fn attempts() -> Answers {
-    let created = format!("/tmp/.stockade-probe-{}", std::process::id());
-    let create = errno(OpenOptions::new().write(true).create_new(true).open(&created).map(|_| ()));
-    // An empty file left behind by a refused open would be a creation all the same.
-    let create = if create != 0 && fs::symlink_metadata(&created).is_ok() { 0 } else { create };
-    let _ = fs::remove_file(&created);
-    let tcp = |address: &str| {
-        let address = address.parse().map_err(io::Error::other)?;
-        TcpStream::connect_timeout(&address, Duration::from_secs(2)).map(|_| ())
-    };
-    let udp = || UdpSocket::bind("0.0.0.0:0")?.send_to(b"probe", "127.0.0.1:9").map(|_| ());
-    [
-        errno(File::open("/proc/version").map(|_| ())),
-        create,
-        errno(raw_socket()),
-        errno(tcp("127.0.0.1:1")),
-        errno(tcp("[::1]:1")),
-        errno(udp()),
-    ]
-}
+/// What [`GUARANTEES`] were answered with: an error number each, 0 for an attempt that went through.
+pub type Answers = [i32; GUARANTEES.len()];
 
 /// The hidden verb: one line of error numbers for each line on standard input.
 #[must_use]
-pub fn child() -> u8 {
+pub fn child(place: &Place) -> u8 {
     for line in io::stdin().lines() {
         if line.is_err() {
             break;
         }
-        let words: Vec<String> = attempts().iter().map(i32::to_string).collect();
+        let words: Vec<String> =
+            GUARANTEES.iter().map(|guarantee| errno((guarantee.attempt)(place)).to_string()).collect();
         println!("{}", words.join(" "));
         if io::stdout().flush().is_err() {
             break;
@@ -87,41 +34,49 @@ pub fn child() -> u8 {
     0
 }
 
-/// What [`GUARANTEES`] were answered with: an error number each, 0 for an attempt that went through.
-pub type Answers = [i32; GUARANTEES.len()];
+fn errno(result: io::Result<()>) -> i32 {
+    result.err().map_or(0, |error| error.raw_os_error().unwrap_or(-1))
+}
 
-/// The child that attempts, untagged until it is moved; ended when dropped.
+/// The child that attempts, untagged until it is moved, and what it attempts things on; all is removed when this is
+/// dropped.
 #[derive(Debug)]
 pub struct Probe {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
+    place: Place,
+    /// Listen, and are never read.
+    _sockets: (UnixListener, UnixDatagram),
 }
 
 impl Probe {
     /// Starts it.
     ///
     /// # Errors
-    /// If it cannot be started.
+    /// If it cannot be started, or no directory can be written to.
     pub fn start() -> io::Result<Self> {
-        let mut child = Command::new("/proc/self/exe")
+        let name = format!("stockade-probe-{}", std::process::id());
+        let listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name)?)?;
+        let inbox = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(format!("{name}-dgram"))?)?;
+        let place = Place { file: file(&name)?, socket: name };
+        let child = Command::new("/proc/self/exe")
             .arg("__probe")
+            .arg(&place.file)
+            .arg(&place.socket)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .spawn()?;
+            .spawn();
+        let mut child = child.inspect_err(|_| drop(fs::remove_file(&place.file)))?;
         match (child.stdin.take(), child.stdout.take()) {
-            (Some(input), Some(output)) => Ok(Self { child, input, output: BufReader::new(output) }),
+            (Some(input), Some(output)) => {
+                Ok(Self { child, input, output: BufReader::new(output), place, _sockets: (listener, inbox) })
+            }
             _ => Err(io::Error::other("the probe has no pipes")),
         }
     }
 
-    /// Its process id.
-    #[must_use]
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
-    /// Has everything attempted once.
+    /// Has everything attempted once, where it is.
     ///
     /// # Errors
     /// If it does not answer.
@@ -135,6 +90,42 @@ impl Probe {
             .collect::<io::Result<_>>()?;
         answers.try_into().map_err(|_| io::Error::other(format!("the probe answered {line:?}")))
     }
+
+    /// Has everything attempted once, in a cgroup.
+    ///
+    /// # Errors
+    /// If it cannot be moved, or does not answer.
+    pub fn attempt_in(&mut self, cgroup: &OwnCgroup) -> io::Result<Answers> {
+        cgroup.add(self.child.id()).map_err(io::Error::other)?;
+        self.attempt()
+    }
+}
+
+/// Makes the file that is tried to be changed, in the first directory where that can be done: attempts at changing things
+/// on a filesystem that nobody can change would show nothing.
+fn file(name: &str) -> io::Result<PathBuf> {
+    let named = [env::temp_dir(), "/dev/shm".into(), "/run".into(), "/var/tmp".into(), "/root".into()];
+    let mut candidates = named.to_vec();
+    candidates.extend(env::current_dir());
+    for directory in &candidates {
+        let path = directory.join(format!(".{name}"));
+        let link = directory.join(format!(".{name}-try"));
+        // A run of the same process id that was killed may have left one.
+        let _ = fs::remove_file(&path);
+        if File::create_new(&path).is_ok() {
+            // Not every filesystem has hard links.
+            let links = fs::hard_link(&path, &link).is_ok();
+            let _ = fs::remove_file(&link);
+            if links {
+                return Ok(path);
+            }
+            let _ = fs::remove_file(&path);
+        }
+    }
+    let tried: Vec<String> = candidates.iter().map(|path| path.display().to_string()).collect();
+    let message =
+        format!("none of {} can be written to: set TMPDIR to a directory that can", tried.join(", "));
+    Err(io::Error::other(message))
 }
 
 impl Drop for Probe {
@@ -142,27 +133,8 @@ impl Drop for Probe {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if let Err(error) = fs::remove_file(&self.place.file) {
+            eprintln!("stockade: removing {}: {error}", self.place.file.display());
+        }
     }
-}
-
-/// Attempts everything outside and then inside a tag. Returns for each guarantee whether it holds.
-///
-/// # Errors
-/// If the attempts could not be made.
-pub fn prove(enforcer: &mut Enforcer, cgroup: &OwnCgroup, slot: Slot) -> io::Result<[Result<(), String>; 6]> {
-    let mut probe = Probe::start()?;
-    let outside = probe.attempt()?;
-    enforcer.tag(cgroup.id().map_err(io::Error::other)?, slot).map_err(io::Error::other)?;
-    cgroup.add(probe.pid()).map_err(io::Error::other)?;
-    let inside = probe.attempt()?;
-    let mut results = [const { Ok(()) }; 6];
-    for (result, answers) in results.iter_mut().zip(outside.into_iter().zip(inside)) {
-        *result = match answers {
-            (libc::EPERM, _) => Err("refused outside the tag as well, so nothing is proved".into()),
-            (_, libc::EPERM) => Ok(()),
-            (_, 0) => Err("the forbidden attempt went through".into()),
-            (_, other) => Err(format!("the attempt ended with error {other} instead of EPERM")),
-        };
-    }
-    Ok(results)
 }

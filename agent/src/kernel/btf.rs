@@ -3,7 +3,7 @@
 //! aya-obj parses BTF but keeps struct members to itself, so this walks the raw format: a header, type records, strings
 //! (`Documentation/bpf/btf.rst`). Every read is bounds-checked: the blob may be anything.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use stockade_common::kernel_field::{KERNEL_FIELDS, KernelField};
 
@@ -12,8 +12,10 @@ const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 /// typedef, volatile, const, restrict, type tag: looked through.
 const TRANSPARENT: [u32; 5] = [8, 9, 10, 11, 18];
-/// Nesting of anonymous members and modifiers looked through before giving up.
-const MAX_NESTING: usize = 32;
+/// Modifiers looked through before giving up.
+const MAX_MODIFIERS: usize = 32;
+/// Anonymous members looked through before giving up; `task_struct` and `sock` need a handful.
+const MAX_ANONYMOUS: usize = 256;
 
 /// Why an offset could not be found.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -98,19 +100,26 @@ impl<'a> BtfIndex<'a> {
             *self.structs.get(container.as_bytes()).ok_or_else(|| BtfError::NoStruct(container.into()))?;
         let mut bits = 0u32;
         for part in member.split('.') {
-            let (offset, member_type) = self.member(id, part.as_bytes(), 0)?.ok_or_else(missing)?;
+            let (offset, member_type) =
+                self.member(id, part.as_bytes(), &mut HashSet::new())?.ok_or_else(missing)?;
             bits = bits.checked_add(offset).ok_or_else(missing)?;
             id = member_type;
         }
         if bits.is_multiple_of(8) { Ok(bits / 8) } else { Err(missing()) }
     }
 
-    /// Offset in bits and type of a member, searched through anonymous members.
-    fn member(&self, id: u32, name: &[u8], depth: usize) -> Result<Option<(u32, u32)>, BtfError> {
-        if depth > MAX_NESTING {
+    /// Offset in bits and type of a member, searched through anonymous members. `seen` are the records searched
+    /// already: one that holds others many times, or itself, is searched once.
+    fn member(
+        &self,
+        id: u32,
+        name: &[u8],
+        seen: &mut HashSet<usize>,
+    ) -> Result<Option<(u32, u32)>, BtfError> {
+        let Some(at) = self.resolve(id)? else { return Ok(None) };
+        if seen.len() > MAX_ANONYMOUS || !seen.insert(at) {
             return Ok(None);
         }
-        let Some(at) = self.resolve(id)? else { return Ok(None) };
         let (kind, vlen) = self.info(at)?;
         if kind != KIND_STRUCT && kind != KIND_UNION {
             return Ok(None);
@@ -127,7 +136,7 @@ impl<'a> BtfIndex<'a> {
                 return Ok(Some((offset, member_type)));
             }
             if member_name.is_empty()
-                && let Some((inner, found)) = self.member(member_type, name, depth + 1)?
+                && let Some((inner, found)) = self.member(member_type, name, seen)?
             {
                 return Ok(offset.checked_add(inner).map(|bits| (bits, found)));
             }
@@ -138,7 +147,7 @@ impl<'a> BtfIndex<'a> {
     /// Record of a type, modifiers and typedefs looked through.
     fn resolve(&self, id: u32) -> Result<Option<usize>, BtfError> {
         let mut id = id;
-        for _ in 0..MAX_NESTING {
+        for _ in 0..MAX_MODIFIERS {
             let Some(&at) = (id as usize).checked_sub(1).and_then(|index| self.types.get(index)) else {
                 return Ok(None);
             };

@@ -4,6 +4,7 @@
 //! maps and says which cgroup is held to which slot.
 
 pub mod btf;
+mod debug_log;
 mod links;
 mod object;
 mod rename_lock;
@@ -12,19 +13,23 @@ mod tables;
 use std::{
     fs::{self, File},
     path::Path,
+    sync::{Mutex, PoisonError},
+    thread,
 };
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, CgroupSock, CgroupSockAddr, Lsm, ProgramError},
+    programs::{BtfTracePoint, CgroupSock, CgroupSockAddr, Lsm, Program, ProgramError},
 };
 use stockade_common::{
     counter::COUNTERS,
     tag::{SLOT_ENFORCE, SlotConfig, Tag, filter_bucket},
 };
 
+pub use debug_log::KernelLog;
 pub use links::{PinnedDirectory, remove_stale_pins};
+pub use object::find_debug as find_debug_object;
 
 use self::links::Link;
 use crate::policy::image::MapImage;
@@ -147,6 +152,8 @@ pub struct LoadOptions {
     pub max_accepts: u32,
     /// Room for the policy's `PORTS` table.
     pub max_ports: u32,
+    /// An object whose programs write lines for [`Enforcer::kernel_log`].
+    pub debug_log: bool,
 }
 
 /// The loaded programs. Dropping it detaches what is not pinned.
@@ -165,7 +172,7 @@ impl Enforcer {
     /// # Errors
     /// The step that failed.
     pub fn load(options: &LoadOptions) -> Result<Self, KernelError> {
-        let object = object::bytes()?;
+        let object = object::bytes(options.debug_log)?;
         let blob = fs::read(VMLINUX_BTF).map_err(KernelError::NoBtf)?;
         let offsets = btf::kernel_offsets(&blob)?;
         let btf =
@@ -190,29 +197,27 @@ impl Enforcer {
         Ok(enforcer)
     }
 
+    /// Has the programs verified, which is most of the time a start takes: on as many CPUs as there are.
     fn load_programs(&mut self, network_only: bool) -> Result<(), KernelError> {
-        let failed = |program: &str| {
-            let program = program.to_owned();
-            move |source| KernelError::Program { step: "loading", program, source }
+        let Self { ebpf, btf, links: _ } = self;
+        let wanted = |program: &Program| !(network_only && matches!(program, Program::Lsm(_)));
+        let queue = Mutex::new(ebpf.programs_mut().filter(|(_, program)| wanted(program)));
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let work = || {
+            while let Some((name, program)) = next() {
+                load_program(name, program, btf)?;
+            }
+            Ok(())
         };
-        if !network_only {
-            for hook in LSM_HOOKS {
-                let program: &mut Lsm = program(&mut self.ebpf, hook)?;
-                program.load(hook, &self.btf).map_err(failed(hook))?;
-            }
-        }
-        for name in TAG_TRACEPOINTS.into_iter().chain(AUDIT_TRACEPOINTS) {
-            let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
-            program.load(name, &self.btf).map_err(failed(name))?;
-        }
-        for (name, _) in CGROUP_PROGRAMS {
-            if name == "sock_create" {
-                program::<CgroupSock>(&mut self.ebpf, name)?.load().map_err(failed(name))?;
-            } else {
-                program::<CgroupSockAddr>(&mut self.ebpf, name)?.load().map_err(failed(name))?;
-            }
-        }
-        Ok(())
+        let workers = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| {
+            let workers: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
+            let own = work();
+            let others = workers.into_iter().map(|worker| {
+                worker.join().unwrap_or(Err(KernelError::Mismatch("program that can be loaded")))
+            });
+            others.fold(own, Result::and)
+        })
     }
 
     /// Attaches the tracepoint programs: inheritance of tags, then the process audit.
@@ -316,6 +321,14 @@ impl Enforcer {
         RingBuf::try_from(map).map_err(|source| KernelError::Map { map: "EVENTS", source })
     }
 
+    /// The lines its programs write; can be taken once.
+    ///
+    /// # Errors
+    /// If they write none.
+    pub fn kernel_log(&mut self) -> Result<KernelLog, KernelError> {
+        KernelLog::open(&mut self.ebpf)
+    }
+
     /// The counters, summed over CPUs, indexed by [`stockade_common::counter::Counter`].
     ///
     /// # Errors
@@ -341,9 +354,20 @@ impl Enforcer {
     }
 }
 
+fn load_program(name: &str, program: &mut Program, btf: &Btf) -> Result<(), KernelError> {
+    let result = match program {
+        Program::Lsm(program) => program.load(name, btf),
+        Program::BtfTracePoint(program) => program.load(name, btf),
+        Program::CgroupSock(program) => program.load(),
+        Program::CgroupSockAddr(program) => program.load(),
+        _ => return Err(KernelError::Mismatch("program of a kind that is known")),
+    };
+    result.map_err(|source| KernelError::Program { step: "loading", program: name.to_owned(), source })
+}
+
 fn program<'e, P>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut P, KernelError>
 where
-    &'e mut P: TryFrom<&'e mut aya::programs::Program>,
+    &'e mut P: TryFrom<&'e mut Program>,
 {
     ebpf.program_mut(name).and_then(|program| program.try_into().ok()).ok_or(KernelError::Mismatch(name))
 }

@@ -285,6 +285,24 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn names_match() {
+        for (glob, name, expected) in [
+            ("a*b*c", "aXbXbc", true),
+            ("a*b*c", "aXbXb", false),
+            ("*", "", true),
+            ("?", "", false),
+            ("a*?", "a", false),
+            ("*.so.?", "libc.so.6", true),
+            ("", "a", false),
+            ("*ab", "aab", true),
+        ] {
+            assert_eq!(name_matches(glob.as_bytes(), name.as_bytes()), expected, "{glob} {name}");
+        }
+        // Ways to split this are more than can be tried.
+        assert!(!name_matches("*a".repeat(60).as_bytes(), &[b"a".repeat(200), b"b".to_vec()].concat()));
+    }
+
+    #[test]
     fn a_rule_consumes_the_mount_point() {
         assert_eq!(left("/home/*/x", "/home"), ["/[^/]+/x"]);
         assert_eq!(left("/home", "/home"), ["/"]);

@@ -149,7 +149,12 @@ impl Drop for OwnCgroup {
 fn hierarchy() -> Result<PathBuf, CgroupError> {
     let mountinfo = Path::new("/proc/self/mountinfo");
     let text = fs::read(mountinfo).map_err(failed("reading", mountinfo))?;
-    let none = || io::Error::new(io::ErrorKind::NotFound, "no cgroup2 filesystem is mounted");
+    let none = || {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            "no cgroup2 filesystem is mounted: mount -t cgroup2 none /sys/fs/cgroup, or on a hybrid host a directory below it",
+        )
+    };
     let table =
         MountTable::parse(&text).map_err(|error| failed("reading", mountinfo)(io::Error::other(error)))?;
     let mount = table.mounts.iter().find(|mount| mount.fs_type == "cgroup2");

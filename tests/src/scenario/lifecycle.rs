@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
+use serde_json::Value;
+
 use super::{Tally, Verdict};
 
 type Check = fn() -> Result<(), String>;
@@ -57,8 +59,11 @@ fn prepare() -> io::Result<()> {
 /// The scenarios for a kernel booted without the BPF LSM.
 pub fn without_lsm(tally: &mut Tally) -> io::Result<()> {
     prepare()?;
-    let checks: [(&str, Check); 2] =
-        [("run_refuses_without_lsm", || status(&["true"], 3)), ("run_degraded_polices_network", degraded)];
+    let checks: [(&str, Check); 3] = [
+        ("run_refuses_without_lsm", || status(&["true"], 3)),
+        ("run_degraded_polices_network", degraded),
+        ("doctor_says_what_is_missing", missing),
+    ];
     for (name, check) in checks {
         tally.report(name, check().map_or_else(Verdict::Fail, |()| Verdict::Ok));
     }
@@ -149,7 +154,7 @@ fn events(mode: &str, works: bool) -> Result<(), String> {
     let lines = fs::read_to_string(&file).map_err(|e| format!("{file}: {e}"))?;
     let mut seen = false;
     for line in lines.lines() {
-        let event: serde_json::Value = serde_json::from_str(line).map_err(|e| format!("{line}: {e}"))?;
+        let event: Value = serde_json::from_str(line).map_err(|e| format!("{line}: {e}"))?;
         ensure(event["schema"] == "stockade/event/v1", || format!("wrong schema: {line}"))?;
         // Audit mode must say that it would have denied; enforcement, that it did.
         let word = if works { "would_deny" } else { "denied" };
@@ -176,7 +181,34 @@ fn allowed_to_degrade() -> Result<(), String> {
 }
 
 fn doctor() -> Result<(), String> {
-    let output = Command::new("stockade").arg("doctor").output().map_err(|e| e.to_string())?;
-    let report = text(&output.stdout);
-    ensure(output.status.success() && report.contains("ENFORCED"), || format!("{}: {report}", output.status))
+    let (code, report) = doctor_report()?;
+    let guarantees = guarantees(&report);
+    let holds = guarantees.len() >= 19 && guarantees.iter().all(|g| g["state"] == "ENFORCED");
+    ensure(code == Some(0) && holds, || format!("{code:?}: {report}"))
+}
+
+/// A kernel booted without BPF LSM and without IPv6: what the cgroup programs enforce is told from what is not there.
+fn missing() -> Result<(), String> {
+    let (code, report) = doctor_report()?;
+    let is = |name: &str, state: &str, why: &str| {
+        let said = |g: &Value| g["why"].as_str().unwrap_or_default().contains(why);
+        guarantees(&report).iter().any(|g| g["name"] == name && g["state"] == state && said(g))
+    };
+    let holds = is("tcp4", "ENFORCED", "")
+        && is("tcp6", "ABSENT", "no IPv6")
+        && is("udp6", "ABSENT", "no IPv6")
+        && is("file_read", "UNAVAILABLE", "lsm=")
+        && is("file_read", "UNAVAILABLE", ",bpf");
+    ensure(code == Some(3) && holds, || format!("{code:?}: {report}"))
+}
+
+fn doctor_report() -> Result<(Option<i32>, Value), String> {
+    let output = Command::new("stockade").args(["doctor", "--json"]).output().map_err(|e| e.to_string())?;
+    let report = serde_json::from_slice(&output.stdout)
+        .map_err(|e| format!("{e}: {} {}", text(&output.stdout), text(&output.stderr)))?;
+    Ok((output.status.code(), report))
+}
+
+fn guarantees(report: &Value) -> &[Value] {
+    report["guarantees"].as_array().map_or(&[], Vec::as_slice)
 }

@@ -89,11 +89,7 @@ impl Config {
             words: args.command.clone(),
             user,
             keep_capabilities: args.keep_capabilities,
-            policy: PolicyId {
-                name: policy.name.clone(),
-                digest,
-                mode: mode_name(policy.mode),
-            },
+            policy: PolicyId { name: policy.name.clone(), digest, mode: mode_name(policy.mode) },
             enforce: policy.mode == Mode::Enforce,
             image,
             mounts,
@@ -136,8 +132,7 @@ fn policy(
         home: user.map(|user| user.home.clone()).or_else(|| std::env::var_os("HOME").map(PathBuf::from)),
         user: user.map(|user| user.name.clone()).or_else(|| std::env::var("USER").ok()),
     };
-    let mut policy =
-        check::check(&documents, &overlay).map_err(usage)?;
+    let mut policy = check::check(&documents, &overlay).map_err(usage)?;
     if let Some(text) = events.and_then(Destination::rule).filter(|text| !args.deny_file.contains(text)) {
         for rule in policy.rules.iter_mut().filter(|rule| rule.source == "--deny-file" && rule.text == text) {
             rule.source = "--events".into();

@@ -11,8 +11,6 @@ mod prepare;
 mod report;
 mod supervise;
 
-use std::{os::unix::process::ExitStatusExt as _, process::ExitStatus};
-
 use nix::unistd::Pid;
 
 pub use self::args::Args;
@@ -105,7 +103,7 @@ fn attempt(args: &Args) -> Result<u8, Refused> {
         if let Some(terminal) = &terminal {
             terminal.take_back();
         }
-        report::report(supervisor, status, code(status)).await;
+        report::report(supervisor, status, exit::passed_on(status)).await;
         Ok::<_, std::io::Error>((status, emptied))
     });
     let (status, emptied) = outcome.map_err(Refused::own)?;
@@ -114,16 +112,7 @@ fn attempt(args: &Args) -> Result<u8, Refused> {
         std::mem::forget(prepared.pins);
         return Err(Refused::own(error));
     }
-    Ok(code(status))
-}
-
-/// The command's own code, or 128 + signal.
-fn code(status: ExitStatus) -> u8 {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => code as u8,
-        (None, Some(signal)) => 128u8.wrapping_add(signal as u8),
-        (None, None) => exit::OWN_FAILURE,
-    }
+    Ok(exit::passed_on(status))
 }
 
 fn origin() -> Result<Origin, Refused> {

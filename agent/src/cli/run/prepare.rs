@@ -8,7 +8,7 @@ use stockade_common::tag::{SLOT_AUDIT_ALL, SLOT_CGROUP_EMITS, SLOT_ENFORCE};
 use super::{Refused, config::Config};
 use crate::{
     audit::origin::boot_ns,
-    cli::{exit, host},
+    cli::{exit, guarantee::Proof, host, remedy},
     kernel::{Enforcer, LoadOptions, PinnedDirectory, Slot, remove_stale_pins},
     scope::{
         cgroup::{self, OwnCgroup},
@@ -24,10 +24,11 @@ const SLOT: Slot = Slot(1);
 pub struct Prepared {
     /// The tagged cgroup.
     pub cgroup: OwnCgroup,
+    /// The programs. Dropped before the pins: the kernel detaches a link in the background when a pin was the last to
+    /// hold it, while closing the last descriptor waits for it (20 LSM links: 3 s on 6.12).
+    pub enforcer: Enforcer,
     /// Keep the programs attached when we are killed.
     pub pins: PinnedDirectory,
-    /// The programs.
-    pub enforcer: Enforcer,
     /// Signals that came and will come.
     pub signals: SignalFd,
     /// What was proved, by name.
@@ -45,6 +46,7 @@ pub fn prepare(config: &Config) -> Result<Prepared, Refused> {
     if !host::is_root() {
         return Err(unavailable("enforcement needs root: run with sudo"));
     }
+    remedy::kernel().map_err(unavailable)?;
     clear_remains();
     // From here on there is something to clean up: a signal waits until that can be done.
     let signals = signals::block().map_err(Refused::own)?;
@@ -61,7 +63,9 @@ pub fn prepare(config: &Config) -> Result<Prepared, Refused> {
     }
     enforcer.configure(SLOT, flags).map_err(Refused::own)?;
     enforcer.tag(cgroup.id().map_err(Refused::own)?, SLOT).map_err(Refused::own)?;
-    let pins = enforcer.pin(&Path::new(host::PINS).join(&name)).map_err(unavailable)?;
+    let pins = enforcer
+        .pin(&Path::new(host::PINS).join(&name))
+        .map_err(|error| unavailable(remedy::explain(&error)))?;
     Ok(Prepared { cgroup, pins, enforcer, signals, guarantees, degraded })
 }
 
@@ -92,16 +96,20 @@ fn prove(config: &Config, cgroup: &OwnCgroup) -> Result<Proved, Refused> {
             network_only: degraded,
             max_accepts: config.image.accepts.len() as u32,
             max_ports: config.image.ports.len() as u32,
+            debug_log: false,
         };
         let (enforcer, findings) = host::enforce(&options, cgroup)?;
         let mut guarantees = Vec::new();
-        for (guarantee, result) in findings {
-            result.map_err(|why| format!("{}: {why}", guarantee.name))?;
-            guarantees.push(guarantee.name);
+        for (guarantee, proof) in findings {
+            match proof {
+                Proof::Failed(why) => return Err(format!("{}: {why}", guarantee.name)),
+                Proof::Enforced => guarantees.push(guarantee.name),
+                Proof::Absent(_) => {}
+            }
         }
         Ok::<_, String>(Proved { enforcer, guarantees, degraded })
     };
-    match host::bpf_lsm().and_then(|()| attempt(false)) {
+    match remedy::bpf_lsm().and_then(|()| attempt(false)) {
         Err(why) if config.allow_degraded => {
             eprintln!("stockade: {why}");
             let proved = attempt(true).map_err(unavailable)?;
