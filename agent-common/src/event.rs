@@ -76,7 +76,7 @@ pub mod reason {
 /// Where a record was made.
 pub mod hook {
     /// Names in index order; an event's `hook` indexes this.
-    pub const NAMES: [&str; 30] = [
+    pub const NAMES: [&str; 36] = [
         "none",
         "lsm/file_open",
         "lsm/path_mknod",
@@ -107,6 +107,12 @@ pub mod hook {
         "tp/sched_process_exec",
         "tp/sched_process_fork",
         "tp/sched_process_exit",
+        "lsm/inode_setxattr",
+        "lsm/inode_removexattr",
+        "lsm/inode_set_acl",
+        "lsm/inode_remove_acl",
+        "lsm/file_ioctl",
+        "lsm/file_ioctl_compat",
     ];
 
     macro_rules! hooks {
@@ -120,7 +126,8 @@ pub mod hook {
         SOCKET_CONNECT = 13, SOCKET_SENDMSG = 14, UNIX_STREAM_CONNECT = 15, UNIX_MAY_SEND = 16,
         PTRACE_ACCESS_CHECK = 17, TASK_ALLOC = 18, BPF = 19, NETLINK_SEND = 20, FILE_RECEIVE = 21, CONNECT4 = 22,
         CONNECT6 = 23, SENDMSG4 = 24, SENDMSG6 = 25, SOCK_CREATE = 26, SCHED_EXEC = 27, SCHED_FORK = 28,
-        SCHED_EXIT = 29,
+        SCHED_EXIT = 29, INODE_SETXATTR = 30, INODE_REMOVEXATTR = 31, INODE_SET_ACL = 32, INODE_REMOVE_ACL = 33,
+        FILE_IOCTL = 34, FILE_IOCTL_COMPAT = 35,
     }
 }
 

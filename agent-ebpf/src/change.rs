@@ -90,6 +90,12 @@ pub fn chown(ctx: &LsmContext) -> bool {
     change(path_dentry(ctx.arg(0)), ACCESS_WRITE, hook::PATH_CHOWN)
 }
 
+/// `lsm/inode_setxattr(idmap, dentry, name, ...)`, and what else changes attributes of a dentry given second.
+#[inline(always)]
+pub fn attribute(ctx: &LsmContext, hook: u8) -> bool {
+    change(ctx.arg(1), ACCESS_WRITE, hook)
+}
+
 /// `lsm/path_link(old_dentry, new_dir, new_dentry)`.
 #[inline(always)]
 pub fn link(ctx: &LsmContext) -> bool {

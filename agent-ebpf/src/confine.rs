@@ -14,6 +14,8 @@ use crate::{
     tag,
 };
 
+/// Ioctls that type into a terminal: what they type is read by the shell that started the run.
+const TYPING: [u32; 2] = [0x5412, 0x541c];
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
 #[inline(always)]
@@ -59,4 +61,16 @@ pub fn bpf(ctx: &LsmContext) -> bool {
     let Some((cgroup_id, slot)) = tag::current() else { return true };
     let body = TargetBody { target_tgid: 0, detail: ctx.arg(0) };
     refuse(cgroup_id, slot, kind::CONFINE, hook::BPF, body, reason::CONFINED)
+}
+
+/// `lsm/file_ioctl(file, cmd, arg)`: only `TIOCSTI` and `TIOCLINUX`, which type into a terminal that outsiders read.
+#[inline(always)]
+pub fn ioctl(ctx: &LsmContext, hook: u8) -> bool {
+    let command: u32 = ctx.arg(1);
+    if command != TYPING[0] && command != TYPING[1] {
+        return true;
+    }
+    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let body = TargetBody { target_tgid: 0, detail: command };
+    refuse(cgroup_id, slot, kind::CONFINE, hook, body, reason::CONFINED)
 }

@@ -29,6 +29,7 @@ use aya_ebpf::{
     macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, lsm},
     programs::{BtfTracePointContext, LsmContext, SockAddrContext, SockContext},
 };
+use stockade_common::event::hook;
 
 #[lsm(hook = "file_open")]
 pub fn file_open(ctx: LsmContext) -> i32 {
@@ -109,6 +110,30 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
 #[lsm(hook = "bpf")]
 pub fn bpf(ctx: LsmContext) -> i32 {
     verdict(confine::bpf(&ctx))
+}
+#[lsm(hook = "inode_setxattr")]
+pub fn inode_setxattr(ctx: LsmContext) -> i32 {
+    verdict(change::attribute(&ctx, hook::INODE_SETXATTR))
+}
+#[lsm(hook = "inode_removexattr")]
+pub fn inode_removexattr(ctx: LsmContext) -> i32 {
+    verdict(change::attribute(&ctx, hook::INODE_REMOVEXATTR))
+}
+#[lsm(hook = "inode_set_acl")]
+pub fn inode_set_acl(ctx: LsmContext) -> i32 {
+    verdict(change::attribute(&ctx, hook::INODE_SET_ACL))
+}
+#[lsm(hook = "inode_remove_acl")]
+pub fn inode_remove_acl(ctx: LsmContext) -> i32 {
+    verdict(change::attribute(&ctx, hook::INODE_REMOVE_ACL))
+}
+#[lsm(hook = "file_ioctl")]
+pub fn file_ioctl(ctx: LsmContext) -> i32 {
+    verdict(confine::ioctl(&ctx, hook::FILE_IOCTL))
+}
+#[lsm(hook = "file_ioctl_compat")]
+pub fn file_ioctl_compat(ctx: LsmContext) -> i32 {
+    verdict(confine::ioctl(&ctx, hook::FILE_IOCTL_COMPAT))
 }
 
 #[cgroup_sock_addr(connect4)]

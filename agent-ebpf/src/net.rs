@@ -62,6 +62,12 @@ pub fn decide(slot: u32, destination: &Destination) -> Decision {
     let mapped = addr[0] == 0 && addr[1] == 0 && addr[2] == 0xffff_u32.to_be();
     // The unspecified address means loopback to connect and sendto; the hooks run before the kernel says so.
     if mapped && addr[3] == 0 {
+        // A bound socket goes to the very address it is bound to (ip_route_output_key_hash_rcu), which may be any of this
+        // host's: so a rule must name the unspecified address itself, too.
+        let first = lookup(slot, addr, destination);
+        if !first.allows() {
+            return first;
+        }
         addr[3] = LOOPBACK4;
     } else if addr[0] == 0 && addr[1] == 0 && addr[2] == 0 && addr[3] == 0 {
         // A socket bound to a mapped address goes to 127.0.0.1 instead of ::1: both must be allowed.

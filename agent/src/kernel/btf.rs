@@ -189,6 +189,13 @@ pub fn kernel_offsets(btf: &[u8]) -> Result<Vec<(&'static KernelField, u32)>, Bt
     KERNEL_FIELDS.iter().map(|field| Ok((field, index.offset_of(field.container, field.member)?))).collect()
 }
 
+/// Whether the kernel has an LSM hook: BTF names the function that BPF programs are attached to for it.
+#[must_use]
+pub fn has_lsm_hook(btf: &[u8], hook: &str) -> bool {
+    let name = format!("\0bpf_lsm_{hook}\0");
+    btf.windows(name.len()).any(|bytes| bytes == name.as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -38,7 +38,7 @@ use crate::policy::image::MapImage;
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// LSM programs, all required: each closes a way around the others.
-pub const LSM_HOOKS: [&str; 20] = [
+pub const LSM_HOOKS: [&str; 23] = [
     "file_open",
     "path_mknod",
     "path_mkdir",
@@ -59,7 +59,13 @@ pub const LSM_HOOKS: [&str; 20] = [
     "ptrace_access_check",
     "task_alloc",
     "bpf",
+    "inode_setxattr",
+    "inode_removexattr",
+    "file_ioctl",
 ];
+/// LSM programs for hooks that older kernels do not have, because there the ones above see the same: access control lists
+/// are extended attributes before 6.2, 32-bit ioctls are `file_ioctl`'s before 6.6.
+const LATER_HOOKS: [&str; 3] = ["inode_set_acl", "inode_remove_acl", "file_ioctl_compat"];
 /// Tracepoint programs that keep tags true.
 const TAG_TRACEPOINTS: [&str; 2] = ["cgroup_mkdir", "cgroup_rmdir"];
 /// Tracepoint programs for the audit.
@@ -161,6 +167,8 @@ pub struct LoadOptions {
 pub struct Enforcer {
     ebpf: Ebpf,
     btf: Btf,
+    /// Those of [`LATER_HOOKS`] that this kernel has.
+    later_hooks: Vec<&'static str>,
     links: Vec<Link>,
 }
 
@@ -182,6 +190,7 @@ impl Enforcer {
         for (field, offset) in &offsets {
             loader.override_global(field.global, offset, false);
         }
+        let later_hooks = LATER_HOOKS.into_iter().filter(|hook| btf::has_lsm_hook(&blob, hook)).collect();
         let lock = rename_lock::address().unwrap_or_default();
         let key = rename_lock::key().map_err(|source| KernelError::System {
             step: "asking for",
@@ -192,16 +201,19 @@ impl Enforcer {
         loader.override_global("TAG_KEY", &key, false);
         loader.map_max_entries("ACCEPTS", options.max_accepts.max(1));
         loader.map_max_entries("PORTS", options.max_ports.max(1));
-        let mut enforcer = Self { ebpf: loader.load(&object)?, btf, links: Vec::new() };
+        let mut enforcer = Self { ebpf: loader.load(&object)?, btf, later_hooks, links: Vec::new() };
         enforcer.load_programs(options.network_only)?;
         Ok(enforcer)
     }
 
     /// Has the programs verified, which is most of the time a start takes: on as many CPUs as there are.
     fn load_programs(&mut self, network_only: bool) -> Result<(), KernelError> {
-        let Self { ebpf, btf, links: _ } = self;
-        let wanted = |program: &Program| !(network_only && matches!(program, Program::Lsm(_)));
-        let queue = Mutex::new(ebpf.programs_mut().filter(|(_, program)| wanted(program)));
+        let Self { ebpf, btf, later_hooks, links: _ } = self;
+        let wanted = |name: &str, program: &Program| {
+            let missing = LATER_HOOKS.contains(&name) && !later_hooks.contains(&name);
+            !missing && !(network_only && matches!(program, Program::Lsm(_)))
+        };
+        let queue = Mutex::new(ebpf.programs_mut().filter(|(name, program)| wanted(name, program)));
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
         let work = || {
             while let Some((name, program)) = next() {
@@ -240,7 +252,7 @@ impl Enforcer {
     /// # Errors
     /// The program that could not be attached.
     pub fn attach_lsm(&mut self) -> Result<(), KernelError> {
-        for name in LSM_HOOKS {
+        for name in LSM_HOOKS.into_iter().chain(self.later_hooks.clone()) {
             let failed =
                 |source| KernelError::Program { step: "attaching", program: name.to_owned(), source };
             let program: &mut Lsm = program(&mut self.ebpf, name)?;

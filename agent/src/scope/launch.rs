@@ -15,9 +15,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use super::user::{self, User};
 
 /// Capabilities that stay with a command that runs as root: those that reach no further than its own files and users.
-/// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, AUDIT_WRITE, SETFCAP.
-const KEPT: u64 =
-    1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 29 | 1 << 31;
+/// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, AUDIT_WRITE.
+/// Not SETFCAP: a file capability would outlive the run.
+const KEPT: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 29;
 const LAST_CAPABILITY: u32 = 63;
 
 /// What to start.
