@@ -15,6 +15,9 @@ use stockade_common::{
 /// Memory a determinisation may take.
 const DFA_LIMIT: usize = 1 << 30;
 const ROW: usize = 256;
+/// Bases below the highest one that are searched for room: all of them would take a time that grows with the square of
+/// their number, and leave few more holes.
+const SEARCHED: usize = 2048;
 
 /// A pattern and what its match means.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +58,7 @@ pub struct Tables {
     accept_ids: HashMap<Accept, u32>,
     is_base: Vec<bool>,
     lowest_free: usize,
+    highest_base: usize,
 }
 
 impl Default for Tables {
@@ -66,6 +70,7 @@ impl Default for Tables {
             accept_ids: HashMap::from([(Accept::NOTHING, 0)]),
             is_base: vec![false; ROW],
             lowest_free: 1,
+            highest_base: 1,
         }
     }
 }
@@ -211,6 +216,7 @@ impl Tables {
         }
         let first = row.exceptions.first().map_or(0, |(byte, _)| usize::from(*byte));
         let mut base = self.lowest_free.saturating_sub(first).max(1);
+        base = base.max(self.highest_base.saturating_sub(SEARCHED));
         loop {
             if base + ROW > TABLE_ENTRIES {
                 return Err(AutomatonError::TooLarge);
@@ -229,6 +235,7 @@ impl Tables {
             base += 1;
         }
         self.is_base[base] = true;
+        self.highest_base = self.highest_base.max(base);
         for (byte, _) in &row.exceptions {
             // Taken: any value but 0 will do until the entry is written.
             self.next[base + usize::from(*byte)] = u64::MAX;
