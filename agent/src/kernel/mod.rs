@@ -211,7 +211,7 @@ impl Enforcer {
         let Self { ebpf, btf, later_hooks, links: _ } = self;
         let wanted = |name: &str, program: &Program| {
             let missing = LATER_HOOKS.contains(&name) && !later_hooks.contains(&name);
-            !missing && !(network_only && matches!(program, Program::Lsm(_)))
+            !(missing || network_only && matches!(program, Program::Lsm(_)))
         };
         let queue = Mutex::new(ebpf.programs_mut().filter(|(name, program)| wanted(name, program)));
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();

@@ -14,6 +14,15 @@ pub const VERBS: &[Verb] = &[
     ("mptcp", 2, |a| connect(a, libc::SOCK_STREAM, libc::IPPROTO_MPTCP, false)),
     ("sctp", 2, |a| connect(a, libc::SOCK_STREAM, libc::IPPROTO_SCTP, false)),
     ("zero", 1, |a| connect(&["0.0.0.0".into(), a[0].clone()], libc::SOCK_STREAM, 0, false)),
+    ("tcp-any-bound", 1, |a| {
+        let socket = bound(libc::SOCK_STREAM)?;
+        let to = Address::parse(&["0.0.0.0".into(), a[0].clone()], false)?;
+        sys!(SYS_connect, socket.as_raw_fd(), to.bytes.as_ptr(), to.length).map(drop)
+    }),
+    ("udp-any-bound", 1, |a| {
+        let to = Address::parse(&["0.0.0.0".into(), a[0].clone()], false)?;
+        send(&bound(libc::SOCK_DGRAM)?, &to, 0)
+    }),
     ("tcp-fastopen", 2, |a| {
         let to = Address::parse(a, false)?;
         send(&to.socket(libc::SOCK_STREAM, 0)?, &to, libc::MSG_FASTOPEN)
@@ -94,6 +103,14 @@ fn connect(args: &[String], kind: i32, protocol: i32, mapped: bool) -> Attempt {
         sys!(SYS_write, socket.as_raw_fd(), b"x".as_ptr(), 1)?;
     }
     Ok(())
+}
+
+/// A socket bound to an address of this host that is not the usual one.
+fn bound(kind: i32) -> Attempt<OwnedFd> {
+    let from = Address::parse(&["127.0.0.2".into(), "0".into()], false)?;
+    let socket = from.socket(kind, 0)?;
+    sys!(SYS_bind, socket.as_raw_fd(), from.bytes.as_ptr(), from.length)?;
+    Ok(socket)
 }
 
 fn datagram(args: &[String], mapped: bool) -> Attempt {

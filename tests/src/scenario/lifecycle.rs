@@ -38,6 +38,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("link_deny_holds_for_every_name", super::links::denied),
     ("link_of_a_denial_cannot_be_changed", super::links::kept),
     ("link_planted_in_workspace_opens_nothing", super::links::planted),
+    ("run_remembers_no_directory_past_a_rename", super::remember::renamed),
+    ("net_any_bound_to_unlisted", super::unspecified::bound),
     ("run_degrades_only_where_it_must", allowed_to_degrade),
     ("doctor_enforced", doctor),
 ];

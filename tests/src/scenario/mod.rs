@@ -5,9 +5,11 @@ mod events;
 mod lifecycle;
 mod links;
 mod listeners;
+mod remember;
 mod survival;
 mod table;
 mod terminal;
+mod unspecified;
 
 use std::io;
 
