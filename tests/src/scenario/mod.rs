@@ -2,9 +2,11 @@
 
 mod batch;
 mod events;
+mod flags;
 mod lifecycle;
 mod links;
 mod listeners;
+mod renames;
 mod survival;
 mod table;
 mod terminal;
