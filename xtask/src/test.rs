@@ -13,6 +13,8 @@ use crate::{build, command, fuzz, guest::Guest, kernels, setup, vm};
 
 /// A boot where BPF LSM programs load and never run; it also lacks IPv6.
 const WITHOUT_BPF: &str = "lsm=lockdown,yama,apparmor ipv6.disable=1";
+/// What scenarios need beyond the image; one that a kernel lacks is left out, and its scenarios skip.
+const MODULES: [&str; 4] = ["overlay", "vsock_loopback", "algif_hash", "sctp"];
 /// For each fuzz target.
 const FUZZ_SECONDS: u32 = 10;
 
@@ -137,11 +139,12 @@ fn guests(lines: &[&str], filter: Option<&str>, total: &mut Counts) -> Result<()
 fn guest(line: &str, payload: &Path, words: &[String], append: &str) -> Result<Counts> {
     let kernel = kernels::find(line, false)?;
     println!("== scenarios on {} {append}", kernel.version);
+    let modules: Vec<&str> = MODULES.into_iter().filter(|name| has_module(&kernel.root, name)).collect();
     let guest = Guest {
         kernel: &kernel,
         payload: &[payload.to_path_buf()],
         programs: &[build::agent()],
-        modules: &[],
+        modules: &modules,
         append,
         timeout: Duration::from_secs(900),
         icount: false,
@@ -156,6 +159,17 @@ fn guest(line: &str, payload: &Path, words: &[String], append: &str) -> Result<C
         counts.failed += 1;
     }
     Ok(counts)
+}
+
+/// A module's file is somewhere below its kernel's root.
+fn has_module(folder: &Path, name: &str) -> bool {
+    std::fs::read_dir(folder).into_iter().flatten().flatten().any(|entry| {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            return has_module(&entry.path(), name);
+        }
+        let file = entry.file_name();
+        file.to_string_lossy().strip_prefix(name).is_some_and(|rest| rest == ".ko" || rest == ".ko.xz")
+    })
 }
 
 /// Prints what it keeps, but for the guest's own line of counts: there is one such line, at the end.

@@ -11,11 +11,13 @@ macro_rules! sys {
 mod alias;
 mod change;
 mod exec;
+mod inside;
 mod net;
 mod open;
 mod process;
 mod unix;
 mod uring;
+mod xattr;
 
 use std::ffi::CString;
 use std::io::{self, Read, Write};
@@ -39,7 +41,7 @@ pub type Attempt<T = ()> = Result<T, Failure>;
 /// One verb: its name, how many arguments it takes, what it does.
 pub type Verb = (&'static str, usize, fn(&[String]) -> Attempt);
 
-const FAMILIES: [&[Verb]; 8] = [
+const FAMILIES: [&[Verb]; 10] = [
     open::VERBS,
     alias::VERBS,
     change::VERBS,
@@ -48,6 +50,8 @@ const FAMILIES: [&[Verb]; 8] = [
     unix::VERBS,
     process::VERBS,
     uring::VERBS,
+    xattr::VERBS,
+    inside::VERBS,
 ];
 
 impl From<io::Error> for Failure {

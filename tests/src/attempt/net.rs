@@ -14,15 +14,9 @@ pub const VERBS: &[Verb] = &[
     ("mptcp", 2, |a| connect(a, libc::SOCK_STREAM, libc::IPPROTO_MPTCP, false)),
     ("sctp", 2, |a| connect(a, libc::SOCK_STREAM, libc::IPPROTO_SCTP, false)),
     ("zero", 1, |a| connect(&["0.0.0.0".into(), a[0].clone()], libc::SOCK_STREAM, 0, false)),
-    ("tcp-any-bound", 1, |a| {
-        let socket = bound(libc::SOCK_STREAM)?;
-        let to = Address::parse(&["0.0.0.0".into(), a[0].clone()], false)?;
-        sys!(SYS_connect, socket.as_raw_fd(), to.bytes.as_ptr(), to.length).map(drop)
-    }),
-    ("udp-any-bound", 1, |a| {
-        let to = Address::parse(&["0.0.0.0".into(), a[0].clone()], false)?;
-        send(&bound(libc::SOCK_DGRAM)?, &to, 0)
-    }),
+    ("zero-bound-tcp", 2, |a| zero_bound(a, libc::SOCK_STREAM, false)),
+    ("zero-bound-tcp-mapped", 2, |a| zero_bound(a, libc::SOCK_STREAM, true)),
+    ("zero-bound-udp", 2, |a| zero_bound(a, libc::SOCK_DGRAM, false)),
     ("tcp-fastopen", 2, |a| {
         let to = Address::parse(a, false)?;
         send(&to.socket(libc::SOCK_STREAM, 0)?, &to, libc::MSG_FASTOPEN)
@@ -51,6 +45,7 @@ pub const VERBS: &[Verb] = &[
     ("packet", 0, |_| socket(libc::AF_PACKET, libc::SOCK_RAW, 0)),
     ("vsock", 0, |_| socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0)),
     ("alg", 0, |_| socket(libc::AF_ALG, libc::SOCK_SEQPACKET, 0)),
+    ("sctp-socket", 0, |_| socket(libc::AF_INET, libc::SOCK_STREAM, libc::IPPROTO_SCTP)),
     ("netlink", 1, |a| socket(libc::AF_NETLINK, libc::SOCK_RAW, number(&a[0])?)),
 ];
 
@@ -105,12 +100,16 @@ fn connect(args: &[String], kind: i32, protocol: i32, mapped: bool) -> Attempt {
     Ok(())
 }
 
-/// A socket bound to an address of this host that is not the usual one.
-fn bound(kind: i32) -> Attempt<OwnedFd> {
-    let from = Address::parse(&["127.0.0.2".into(), "0".into()], false)?;
+/// Binds to the address, then sends to the port of the unspecified one: the kernel goes to the bound address.
+fn zero_bound(args: &[String], kind: i32, mapped: bool) -> Attempt {
+    let from = Address::parse(&[args[0].clone(), "0".into()], mapped)?;
+    let to = Address::parse(&["0.0.0.0".into(), args[1].clone()], mapped)?;
     let socket = from.socket(kind, 0)?;
     sys!(SYS_bind, socket.as_raw_fd(), from.bytes.as_ptr(), from.length)?;
-    Ok(socket)
+    if kind == libc::SOCK_DGRAM {
+        return send(&socket, &to, 0);
+    }
+    sys!(SYS_connect, socket.as_raw_fd(), to.bytes.as_ptr(), to.length).map(drop)
 }
 
 fn datagram(args: &[String], mapped: bool) -> Attempt {

@@ -4,6 +4,9 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
 
 use super::{Attempt, Failure, Verb, or_skip, own, text};
 
@@ -30,6 +33,7 @@ pub const VERBS: &[Verb] = &[
         let held = open(dir, libc::O_PATH)?;
         read(open(&format!("/proc/self/fd/{}/{name}", held.as_raw_fd()), libc::O_RDONLY)?)
     }),
+    ("open-while-renamed", 3, while_renamed),
     ("proc-self-root", 1, |a| read(open(&format!("/proc/self/root{}", a[0]), libc::O_RDONLY)?)),
 ];
 
@@ -73,6 +77,33 @@ fn openat2(args: &[String]) -> Attempt {
     let how = [libc::O_RDONLY as u64, 0, 0];
     let fd = sys!(SYS_openat2, libc::AT_FDCWD, path.as_ptr(), how.as_ptr(), size_of_val(&how));
     read(own(or_skip(fd, "openat2")?))
+}
+
+/// For two seconds opens two names of one allowed file, either of which may be gone, and a denied file; what each
+/// answers must never be the other's.
+fn while_renamed(args: &[String]) -> Attempt {
+    let end = Instant::now() + Duration::from_secs(2);
+    let (mut opened, mut refused) = (0, 0);
+    while Instant::now() < end {
+        for name in &args[..2] {
+            match open(name, libc::O_RDONLY) {
+                Ok(_) => opened += 1,
+                Err(Failure::Os(Errno::ENOENT)) => {}
+                Err(wrong) => return Err(wrong),
+            }
+        }
+        match open(&args[2], libc::O_RDONLY) {
+            Ok(_) => return Err(Failure::Usage("the denied file was opened".into())),
+            Err(Failure::Os(Errno::EPERM | Errno::EACCES)) => refused += 1,
+            // The way there leads through the directory that moves.
+            Err(Failure::Os(Errno::ENOENT)) => {}
+            Err(wrong) => return Err(wrong),
+        }
+    }
+    if opened > 0 && refused > 0 {
+        return Ok(());
+    }
+    Err(Failure::Skip(format!("proves nothing: {opened} opened, {refused} refused")))
 }
 
 fn relative(args: &[String]) -> Attempt {

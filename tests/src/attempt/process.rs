@@ -32,11 +32,6 @@ pub const VERBS: &[Verb] = &[
             other => other.map(drop),
         }
     }),
-    ("tiocsti", 0, |_| match sys!(SYS_ioctl, 0, 0x5412, b"x".as_ptr()) {
-        // Standard input is no terminal: the request itself was let through to it.
-        Err(Failure::Os(nix::errno::Errno::ENOTTY)) => Ok(()),
-        other => other.map(drop),
-    }),
     ("inherited-fd", 1, |a| {
         let fd: i32 = number(&a[0])?;
         let mut byte = [0u8; 1];

@@ -6,18 +6,31 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
+use std::sync::OnceLock;
 use std::thread;
 
 /// The stream socket; the datagram one is beside it, with `-dgram` behind.
 pub const SOCKET: &str = "/scenario-program/socket";
+
+static PORT: OnceLock<u16> = OnceLock::new();
+
+/// The listeners' port; 0 before they are started, where nothing can be reached.
+pub fn port() -> u16 {
+    PORT.get().copied().unwrap_or_default()
+}
 
 /// Starts the listeners and returns their port.
 pub fn start() -> io::Result<u16> {
     let four = TcpListener::bind("127.0.0.1:0")?;
     let port = four.local_addr()?.port();
     let six = TcpListener::bind(("::1", port))?;
-    let datagrams = [UdpSocket::bind(("127.0.0.1", port))?, UdpSocket::bind(("::1", port))?];
-    for listener in [four, six] {
+    let second = TcpListener::bind(("127.0.0.2", port))?;
+    let datagrams = [
+        UdpSocket::bind(("127.0.0.1", port))?,
+        UdpSocket::bind(("127.0.0.2", port))?,
+        UdpSocket::bind(("::1", port))?,
+    ];
+    for listener in [four, second, six] {
         thread::spawn(move || listener.incoming().for_each(drop));
     }
     for socket in datagrams {
@@ -36,5 +49,5 @@ pub fn start() -> io::Result<u16> {
         thread::spawn(move || listener.incoming().for_each(drop));
     }
     thread::spawn(move || while inbox.recv(&mut [0; 16]).is_ok() {});
-    Ok(port)
+    Ok(*PORT.get_or_init(|| port))
 }

@@ -2,14 +2,15 @@
 
 mod batch;
 mod events;
+mod flags;
 mod lifecycle;
 mod links;
 mod listeners;
 mod remember;
+mod renames;
 mod survival;
 mod table;
 mod terminal;
-mod unspecified;
 
 use std::io;
 

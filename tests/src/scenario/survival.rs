@@ -51,21 +51,38 @@ fn nested() -> io::Result<String> {
     Ok(printed)
 }
 
-/// What outlives a killed `stockade run` is policed still, or dead.
+/// What outlives a killed `stockade run` is policed still: a grandchild in a session of its own, which dies with nobody.
 pub fn killed() -> Result<(), String> {
-    let leaked = kill_nine().map_err(|e| e.to_string())?;
-    if leaked { Err("a survivor read the secret".into()) } else { Ok(()) }
+    let (alive, leaked) = kill_nine().map_err(|e| e.to_string())?;
+    match (alive, leaked) {
+        (_, true) => Err("a survivor read the secret".into()),
+        (false, false) => Err("nothing survived: this proves nothing".into()),
+        (true, false) => Ok(()),
+    }
 }
 
-fn kill_nine() -> io::Result<bool> {
-    let mut waiting = start("cat /lifecycle/secret > /lifecycle/work/leaked")?;
+fn kill_nine() -> io::Result<(bool, bool)> {
+    let script = "setsid sh -c 'echo > /lifecycle/work/born; while [ ! -e /lifecycle/work/go ]; do sleep 1; done; \
+                  read x < /lifecycle/secret && echo $x > /lifecycle/work/leaked; echo > /lifecycle/work/alive' \
+                  > /dev/null 2>&1 & sleep 100";
+    let mut waiting = start(script)?;
+    waiting.input.write_all(b"go\n")?;
+    appears("/lifecycle/work/born")?;
     waiting.run.kill()?;
     waiting.run.wait()?;
-    sleep(Duration::from_millis(500));
-    // The survivor may be dead already: then nobody reads this.
-    let _ = waiting.input.write_all(b"go\n");
-    sleep(Duration::from_secs(1));
-    Ok(fs::read_to_string("/lifecycle/work/leaked").is_ok_and(|text| !text.is_empty()))
+    fs::write("/lifecycle/work/go", "")?;
+    let alive = appears("/lifecycle/work/alive")?;
+    Ok((alive, fs::exists("/lifecycle/work/leaked")?))
+}
+
+fn appears(path: &str) -> io::Result<bool> {
+    for _ in 0..100 {
+        if fs::exists(path)? {
+            return Ok(true);
+        }
+        sleep(Duration::from_millis(100));
+    }
+    Ok(false)
 }
 
 /// Pins and cgroup of a killed run go with the next one, and those of a live one stay.
