@@ -55,6 +55,8 @@ kernel_fields! {
     MSGHDR_MSG_FLAGS = "msghdr", "msg_flags";
     CGROUP_KN = "cgroup", "kn";
     CGROUP_PARENT = "cgroup", "self.parent";
+    CGROUP_ROOT = "cgroup", "root";
+    CGROUP_ROOT_HIERARCHY_ID = "cgroup_root", "hierarchy_id";
     CSS_CGROUP = "cgroup_subsys_state", "cgroup";
     KERNFS_NODE_ID = "kernfs_node", "id";
     TASK_TGID = "task_struct", "tgid";

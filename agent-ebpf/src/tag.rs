@@ -11,7 +11,7 @@ use stockade_common::{counter::Counter, tag::filter_bucket};
 
 use crate::{
     debug,
-    kernel::{self, CGROUP_PARENT, CSS_CGROUP},
+    kernel::{self, CGROUP_PARENT, CGROUP_ROOT, CGROUP_ROOT_HIERARCHY_ID, CSS_CGROUP},
     maps::{INHERIT_LOST, TAG_FILTER, TAGS, count},
 };
 
@@ -87,12 +87,19 @@ pub fn cgroup_mkdir(ctx: &BtfTracePointContext) {
     let cgroup: *const u8 = ctx.arg(0);
     // SAFETY: typed kernel pointers; the parent of a group that is being made exists, the root alone has none.
     let (id, parent) = unsafe {
+        if !is_v2(cgroup) {
+            return;
+        }
         let css: *const u8 = kernel::field(cgroup, &CGROUP_PARENT);
         if css.is_null() {
             return;
         }
         (kernel::cgroup_id(cgroup), kernel::cgroup_id(kernel::field(css, &CSS_CGROUP)))
     };
+    if INHERIT_LOST.get(0).is_none_or(|lost| *lost != 0) {
+        // Its parent's tag may be the one that was lost: its tasks must get as far as asking their ancestors.
+        let _ = TAG_FILTER.set(filter_bucket(id), 1, 0);
+    }
     // SAFETY: the value is copied out at once.
     let Some(tag) = unsafe { TAGS.get(&parent) }.copied() else { return };
     // The filter first: a tag the filter doesn't know of would not be found.
@@ -105,11 +112,26 @@ pub fn cgroup_mkdir(ctx: &BtfTracePointContext) {
     debug::inherited(id, tag.slot);
 }
 
-/// `tp_btf/cgroup_rmdir(cgrp, path)`. Ids are never used again, so this only gives back the room.
+/// Whether a cgroup is of the v2 hierarchy, the default one, whose number is 0. Each hierarchy numbers its groups for
+/// itself, so a v1 group may have the id of a tagged one.
+///
+/// # Safety
+/// `cgroup` must be a typed kernel pointer.
+#[inline(always)]
+unsafe fn is_v2(cgroup: *const u8) -> bool {
+    // SAFETY: checked by the verifier.
+    unsafe { kernel::field::<u32>(kernel::field(cgroup, &CGROUP_ROOT), &CGROUP_ROOT_HIERARCHY_ID) == 0 }
+}
+
+/// `tp_btf/cgroup_rmdir(cgrp, path)`. Ids of v2 groups are never used again, so this only gives back the room.
 #[inline(always)]
 pub fn cgroup_rmdir(ctx: &BtfTracePointContext) {
     let cgroup: *const u8 = ctx.arg(0);
     // SAFETY: a typed kernel pointer.
-    let id = unsafe { kernel::cgroup_id(cgroup) };
-    let _ = TAGS.remove(&id);
+    unsafe {
+        if is_v2(cgroup) {
+            let id = kernel::cgroup_id(cgroup);
+            let _ = TAGS.remove(&id);
+        }
+    }
 }
