@@ -12,6 +12,8 @@ use super::checked::NetRule;
 
 /// `::ffff:0:0/96`, where IPv4 lives.
 const MAPPED: (u128, u8) = (0xffff_0000_0000, 96);
+/// `0.0.0.0/32`.
+const UNSPECIFIED: (u128, u8) = (MAPPED.0, 128);
 
 /// (address as IPv6, prefix length, is IPv4)
 fn key(prefix: &IpNet) -> (u128, u8, bool) {
@@ -87,6 +89,12 @@ pub fn compile(rules: &[NetRule]) -> Result<Compiled, TooManyRanges> {
         sorted.push((MAPPED.0, MAPPED.1, true, Vec::new()));
         sorted.sort_by_key(|entry| (entry.0, entry.1, entry.2));
     }
+    // What a wide prefix allows is not meant for 0.0.0.0, through which a bound socket reaches its own address.
+    let covered = sorted.iter().any(|entry| entry.2 && covers((entry.0, entry.1), UNSPECIFIED));
+    if covered && !sorted.iter().any(|entry| entry.2 && (entry.0, entry.1) == UNSPECIFIED) {
+        sorted.push((UNSPECIFIED.0, UNSPECIFIED.1, true, Vec::new()));
+        sorted.sort_by_key(|entry| (entry.0, entry.1, entry.2));
+    }
     let (mut prefixes, mut ports) = (Vec::new(), Vec::new());
     // Sorted by address, then length: the prefixes that cover an entry are on the stack when it is reached.
     let mut stack: Vec<usize> = Vec::new();
@@ -98,6 +106,7 @@ pub fn compile(rules: &[NetRule]) -> Result<Compiled, TooManyRanges> {
             .iter()
             .filter(|outer| sorted[**outer].2 == *is_v4)
             .flat_map(|outer| &sorted[*outer].3)
+            .filter(|rule| rule.deny || (*addr, *length) != UNSPECIFIED || key(&rule.prefix).1 == *length)
             .copied()
             .collect();
         let ranges = merge(&applicable);
@@ -254,6 +263,20 @@ mod tests {
             let length = if addr.is_ipv4() { length % 6 } else { length };
             IpNet::new(addr, length).unwrap().trunc()
         })
+    }
+
+    #[test]
+    fn the_unspecified_address_is_allowed_by_its_own_rule_only() {
+        let verdict = |rules: &[NetRule]| {
+            lookup(&compile(rules).unwrap(), MAPPED.0, TCP, 80).map(|range| range.verdict)
+        };
+        let wide = || rule("0.0.0.0/0", &[(0, u16::MAX)], false, 0);
+        assert_eq!(verdict(&[wide()]), None);
+        assert_eq!(verdict(&[wide(), rule("0.0.0.0/32", &[(80, 80)], false, 1)]), Some(PORT_ALLOW));
+        assert_eq!(
+            verdict(&[rule("0.0.0.0/8", &[(80, 80)], true, 0), rule("0.0.0.0/32", &[(80, 80)], false, 1)]),
+            Some(PORT_DENY)
+        );
     }
 
     proptest! {
