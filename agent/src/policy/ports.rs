@@ -185,7 +185,7 @@ pub fn lookup((prefixes, ports): &Compiled, addr: u128, protocol: u32, port: u16
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
+    use std::net::{IpAddr, Ipv4Addr};
 
     use proptest::prelude::*;
 
@@ -260,7 +260,7 @@ mod tests {
 
     fn net() -> impl Strategy<Value = IpNet> {
         (addr(), 0u8..=128).prop_map(|(addr, length)| {
-            let length = if addr.is_ipv4() { length % 6 } else { length };
+            let length = if addr.is_ipv4() { if length > 120 { 32 } else { length % 6 } } else { length };
             IpNet::new(addr, length).unwrap().trunc()
         })
     }
@@ -304,6 +304,7 @@ mod tests {
             let says = |rule: &&NetRule| {
                 (if tcp { rule.tcp } else { rule.udp })
                     && rule.prefix.contains(&plain)
+                    && (rule.deny || plain != Ipv4Addr::UNSPECIFIED || rule.prefix.prefix_len() == 32)
                     && rule.ports.iter().any(|(low, high)| (low..=high).contains(&&port))
             };
             let mapped_prefix = |rule: &NetRule| matches!(rule.prefix, IpNet::V6(net) if net.prefix_len() >= 96
