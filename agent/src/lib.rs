@@ -8,6 +8,7 @@ pub mod audit;
 pub mod cli;
 #[cfg(any(test, feature = "invariant"))]
 pub mod invariant;
+pub mod daemon;
 pub mod kernel;
 pub mod policy;
 pub mod scope;
