@@ -4,7 +4,7 @@
 use crate::{assert_size, pod};
 
 /// Raised when a record's layout changes.
-pub const EVENT_VERSION: u16 = 2;
+pub const EVENT_VERSION: u16 = 3;
 
 /// Kinds, numbered by family: 1xx process, 2xx file, 3xx network.
 pub mod kind {
@@ -153,7 +153,7 @@ pub struct EventHeader {
     pub ppid: u32,
     /// Effective user id in the initial namespace.
     pub uid: u32,
-    /// Policy slot.
+    /// Policy slot: which policy decided.
     pub slot: u32,
     /// The rule that decided, or [`crate::file::NO_RULE`].
     pub rule: u32,
@@ -163,8 +163,8 @@ pub struct EventHeader {
     pub verdict: u8,
     /// One of [`hook`].
     pub hook: u8,
-    /// Zero.
-    pub pad: u32,
+    /// The scope its cgroup belongs to.
+    pub scope: u32,
     /// Task's name, NUL-padded; not to be trusted, the task can set it.
     pub comm: [u8; 16],
 }

@@ -13,11 +13,13 @@ pub const TABLE_ENTRIES: usize = 1 << 19;
 pub const TAG_FILTER_BUCKETS: usize = 1 << 14;
 /// Most cgroups tagged at once.
 pub const MAX_TAGS: u32 = 65_536;
-/// Policy slots. Slot 0 is never given out.
-pub const MAX_SLOTS: u32 = 64;
-/// Most (slot, filesystem) pairs.
+/// Scopes. Scope 0 is never given out: it counts what cannot be attributed.
+pub const MAX_SCOPES: u32 = 256;
+/// Policy slots, of 16 bits. Slot 0 is never given out.
+pub const MAX_SLOTS: u32 = 1024;
+/// Most filesystems of one policy.
 pub const MAX_FILESYSTEMS: u32 = 4096;
-/// Most network prefixes over all slots.
+/// Most network prefixes of one policy.
 pub const MAX_PREFIXES: u32 = 131_072;
 /// Most port ranges of one policy, over all its prefixes; 16 bytes each.
 pub const MAX_PORT_RANGES: usize = 1 << 20;

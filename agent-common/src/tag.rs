@@ -1,4 +1,4 @@
-//! Tags: which cgroup is held to which policy slot, and what a slot's policy is set to.
+//! Tags: which cgroup belongs to which scope, and what a scope is held to.
 
 use crate::{assert_size, limits::TAG_FILTER_BUCKETS, pod};
 
@@ -6,30 +6,80 @@ use crate::{assert_size, limits::TAG_FILTER_BUCKETS, pod};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag {
-    /// Index into `SLOTS` and first part of every policy table's key.
-    pub slot: u32,
-    /// Reserved, zero.
+    /// Index into `SCOPES`.
+    pub scope: u32,
+    /// Zero.
     pub flags: u32,
 }
 assert_size!(Tag, 8);
 
-/// Value of the `SLOTS` array.
-#[repr(C)]
+/// What a scope is held to: element of the `SCOPES` array, and one machine word, so that it changes in one step while
+/// programs read it.
+///
+/// ```text
+/// generation (32 bits) | SCOPE_* flags (16) | policy slot (16)
+/// ```
+#[repr(transparent)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SlotConfig {
-    /// `SLOT_*` bits.
-    pub flags: u32,
-    /// Raised by one at each policy change of the slot.
-    pub generation: u32,
+pub struct Setting(u64);
+
+impl Setting {
+    /// `slot` must be below [`crate::limits::MAX_SLOTS`], `flags` of 16 bits.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(slot: u32, flags: u32, generation: u32) -> Self {
+        Self((generation as u64) << 32 | ((flags & 0xffff) as u64) << 16 | (slot & 0xffff) as u64)
+    }
+
+    /// From the word in the array.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// The word in the array.
+    #[must_use]
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
+    /// Index into the policy tables. Slot 0 has none: nothing is allowed by it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn slot(self) -> u32 {
+        (self.0 & 0xffff) as u32
+    }
+
+    /// `SCOPE_*` bits.
+    #[must_use]
+    #[inline(always)]
+    pub const fn flags(self) -> u32 {
+        (self.0 >> 16 & 0xffff) as u32
+    }
+
+    /// Another number for each policy that a slot has held.
+    #[must_use]
+    #[inline(always)]
+    pub const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Whether denials are enforced. A scope that was never set enforces, and allows nothing.
+    #[must_use]
+    #[inline(always)]
+    pub const fn enforces(self) -> bool {
+        self.flags() & SCOPE_ENFORCE != 0 || self.slot() == 0
+    }
 }
-assert_size!(SlotConfig, 8);
 
 /// Denials are enforced; without it they are reported as `would_deny` and the operation goes on.
-pub const SLOT_ENFORCE: u32 = 1;
+pub const SCOPE_ENFORCE: u32 = 1;
 /// Also report allowed reads and sends.
-pub const SLOT_AUDIT_ALL: u32 = 2;
+pub const SCOPE_AUDIT_ALL: u32 = 2;
 /// The cgroup programs report allowed connects themselves, because no LSM hook runs before them.
-pub const SLOT_CGROUP_EMITS: u32 = 4;
+pub const SCOPE_CGROUP_EMITS: u32 = 4;
 
 /// Bucket of a cgroup id in `TAG_FILTER`. A zero bucket means "surely untagged": the fast path of every process that
 /// Stockade has nothing to do with. Buckets are only ever set, so a collision costs a hash look-up and nothing else.
@@ -39,4 +89,4 @@ pub const fn filter_bucket(cgroup_id: u64) -> u32 {
     (cgroup_id as u32) & (TAG_FILTER_BUCKETS as u32 - 1)
 }
 
-pod!(Tag, SlotConfig);
+pod!(Tag);

@@ -113,15 +113,15 @@ pub struct Way {
     pub end: States,
 }
 
-/// Steps the path at `start`, whose last component is at `last`, from `states` on. With `start` at `last` only that
+/// Steps the path at `start`, whose last component is at `last`, through a policy's automata, from `states` on. With `start` at `last` only that
 /// component is stepped. `None` if the tables are missing.
 ///
 /// # Safety
 /// `buffer` must come from [`crate::path::claim`].
 #[inline(always)]
-pub unsafe fn run(buffer: *mut PathBuffer, start: u32, last: u32, states: States) -> Option<Way> {
-    let table = STATES.get_ptr(0)?.cast::<u64>();
-    let next = NEXT.get_ptr(0)?.cast::<u64>();
+pub unsafe fn run(slot: u32, buffer: *mut PathBuffer, start: u32, last: u32, states: States) -> Option<Way> {
+    let table = STATES.get_value_ptr_mut(slot, &0)?.cast::<u64>().cast_const();
+    let next = NEXT.get_value_ptr_mut(slot, &0)?.cast::<u64>().cast_const();
     // A process's own id counts as stepped already, and may be all there is.
     let last = if last < start { start } else { last };
     let mut stepper = Stepper {
@@ -155,8 +155,8 @@ pub unsafe fn run(buffer: *mut PathBuffer, start: u32, last: u32, states: States
 
 /// Index into `ACCEPTS` of what holds when a path ends in `state`.
 #[inline(always)]
-pub fn accept_index(state: u32) -> Option<u32> {
-    let states = STATES.get_ptr(0)?.cast::<u64>();
+pub fn accept_index(slot: u32, state: u32) -> Option<u32> {
+    let states = STATES.get_value_ptr_mut(slot, &0)?.cast::<u64>();
     // SAFETY: masked to the size of the table.
     Some((unsafe { *states.add(masked::<STATE_MASK>(state)) } >> 32) as u32)
 }

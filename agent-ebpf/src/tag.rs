@@ -1,4 +1,4 @@
-//! Which slot the current task is held to, and the inheritance of tags by new child cgroups.
+//! What the current task is held to, and the inheritance of tags by new child cgroups.
 
 use aya_ebpf::{
     helpers::{
@@ -7,31 +7,56 @@ use aya_ebpf::{
     },
     programs::BtfTracePointContext,
 };
-use stockade_common::{counter::Counter, tag::filter_bucket};
+use stockade_common::{
+    counter::Counter,
+    tag::{Setting, Tag, filter_bucket},
+};
 
 use crate::{
     debug,
     kernel::{self, CGROUP_PARENT, CGROUP_ROOT, CGROUP_ROOT_HIERARCHY_ID, CSS_CGROUP},
-    maps::{INHERIT_LOST, TAG_FILTER, TAGS, count},
+    maps::{INHERIT_LOST, SCOPES, TAG_FILTER, TAGS, count},
 };
 
 /// Levels of ancestors asked once a tag was lost; `stockade run` keeps its subtree shallower.
 const ANCESTOR_LEVELS: i32 = 32;
 
-/// Slot of a cgroup; `None` if it is not tagged.
-#[inline(always)]
-pub fn slot_of(cgroup_id: u64) -> Option<u32> {
-    match TAG_FILTER.get(filter_bucket(cgroup_id)) {
-        Some(0) | None => None,
-        // SAFETY: the value is copied out at once.
-        Some(_) => unsafe { TAGS.get(&cgroup_id) }.map(|tag| tag.slot),
+/// What a task is held to at this moment: read once, so that all of a decision is by one policy.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Held {
+    /// Its cgroup.
+    pub cgroup_id: u64,
+    /// The policy and how it is applied.
+    pub setting: Setting,
+    /// The scope its cgroup belongs to.
+    pub scope: u32,
+    pad: u32,
+}
+
+impl Held {
+    #[inline(always)]
+    fn to(cgroup_id: u64, scope: u32) -> Self {
+        // SAFETY: a map value; read once.
+        let word = SCOPES.get_ptr(scope).map_or(0, |word| unsafe { word.read_volatile() });
+        Self { cgroup_id, setting: Setting::from_word(word), scope, pad: 0 }
     }
 }
 
-/// The current task's tag: (cgroup id, slot).
+/// Scope of a cgroup; `None` if it is not tagged.
 #[inline(always)]
-pub fn current() -> Option<(u64, u32)> {
-    candidate().and_then(|id| tagged(id).map(|slot| (id, slot)))
+pub fn scope_of(cgroup_id: u64) -> Option<u32> {
+    match TAG_FILTER.get(filter_bucket(cgroup_id)) {
+        Some(0) | None => None,
+        // SAFETY: the value is copied out at once.
+        Some(_) => unsafe { TAGS.get(&cgroup_id) }.map(|tag| tag.scope),
+    }
+}
+
+/// What the current task is held to.
+#[inline(always)]
+pub fn current() -> Option<Held> {
+    candidate().and_then(tagged)
 }
 
 /// The current task's cgroup, if the filter does not rule out that it is tagged.
@@ -44,9 +69,9 @@ pub fn candidate() -> Option<u64> {
 
 /// [`current`] for cgroup programs, which on 6.1 may not ask for the task.
 #[inline(always)]
-pub fn current_by_helper() -> Option<(u64, u32)> {
+pub fn current_by_helper() -> Option<Held> {
     // SAFETY: takes no arguments.
-    filtered(unsafe { bpf_get_current_cgroup_id() }).and_then(|id| tagged(id).map(|slot| (id, slot)))
+    filtered(unsafe { bpf_get_current_cgroup_id() }).and_then(tagged)
 }
 
 #[inline(always)]
@@ -57,12 +82,17 @@ fn filtered(id: u64) -> Option<u64> {
     }
 }
 
-/// Slot of a [`candidate`], if it is tagged.
+/// What a [`candidate`] is held to, if it is tagged.
 #[inline(always)]
-pub fn tagged(id: u64) -> Option<u32> {
+pub fn tagged(id: u64) -> Option<Held> {
+    tag_of(id).map(|tag| Held::to(id, tag.scope))
+}
+
+#[inline(always)]
+fn tag_of(id: u64) -> Option<Tag> {
     // SAFETY: the value is copied out at once.
     if let Some(tag) = unsafe { TAGS.get(&id) } {
-        return Some(tag.slot);
+        return Some(*tag);
     }
     if INHERIT_LOST.get(0).is_none_or(|lost| *lost == 0) {
         return None;
@@ -75,7 +105,7 @@ pub fn tagged(id: u64) -> Option<u32> {
         }
         // SAFETY: as above.
         if let Some(tag) = unsafe { TAGS.get(&ancestor) } {
-            return Some(tag.slot);
+            return Some(*tag);
         }
     }
     None
@@ -105,11 +135,11 @@ pub fn cgroup_mkdir(ctx: &BtfTracePointContext) {
     // The filter first: a tag the filter doesn't know of would not be found.
     let filtered = TAG_FILTER.set(filter_bucket(id), 1, 0);
     if filtered.is_err() || TAGS.insert(&id, &tag, 0).is_err() {
-        count(Counter::InheritFailed);
+        count(tag.scope, Counter::InheritFailed);
         let _ = INHERIT_LOST.set(0, 1, 0);
         return;
     }
-    debug::inherited(id, tag.slot);
+    debug::inherited(id, tag.scope);
 }
 
 /// Whether a cgroup is of the v2 hierarchy, the default one, whose number is 0. Each hierarchy numbers its groups for

@@ -1,17 +1,20 @@
 //! The kernel side seen from userspace: BTF offsets, load, attach, apply, tag.
 //!
 //! [`Enforcer`] owns the loaded programs. Nothing here knows about policies: it copies a [`crate::policy::image`] into
-//! maps and says which cgroup is held to which slot.
+//! the maps of a slot, says which slot a scope is held to, and which cgroups belong to the scope.
 
 pub mod btf;
 mod debug_log;
 mod links;
 mod object;
+mod policy_maps;
 mod rename_lock;
-mod tables;
+mod scopes;
+mod sys;
 
 use std::{
     fs::{self, File},
+    os::fd::{AsFd as _, OwnedFd},
     path::Path,
     sync::{Mutex, PoisonError},
     thread,
@@ -19,19 +22,24 @@ use std::{
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
     programs::{BtfTracePoint, CgroupSock, CgroupSockAddr, Lsm, Program, ProgramError},
 };
 use stockade_common::{
     counter::COUNTERS,
-    tag::{SLOT_ENFORCE, SlotConfig, Tag, filter_bucket},
+    limits::{MAX_SCOPES, MAX_SLOTS},
+    tag::{Setting, Tag, filter_bucket},
 };
 
 pub use debug_log::KernelLog;
 pub use links::{PinnedDirectory, remove_stale_pins};
 pub use object::find_debug as find_debug_object;
 
-use self::links::Link;
+use self::{
+    links::Link,
+    policy_maps::{OUTER, PolicyMaps},
+    scopes::Scopes,
+};
 use crate::policy::image::MapImage;
 
 /// Where the kernel shows its own BTF.
@@ -120,6 +128,12 @@ pub enum KernelError {
     /// The object lacks something the agent expects.
     #[error("the eBPF object has no {0}: agent and object are of different builds")]
     Mismatch(&'static str),
+    /// A policy that is to be taken away is in use.
+    #[error("policy slot {} is still in use", .0.0)]
+    InUse(Slot),
+    /// All slots are taken.
+    #[error("there are {MAX_SLOTS} policy slots, and all are in use")]
+    NoSlot,
     /// The policy does not fit.
     #[error("the policy needs {need} {what}, the tables hold {have}")]
     TooBig {
@@ -145,19 +159,19 @@ impl KernelError {
     }
 }
 
-/// A policy slot; 0 is never given out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A policy slot: where one compiled policy is. 0 is never given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u32);
+
+/// A scope: cgroups that are held to the same policy, whatever it is at the moment. 0 is never given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope(pub u32);
 
 /// What to load.
 #[derive(Debug, Clone, Default)]
 pub struct LoadOptions {
     /// Only the cgroup programs and tags: for kernels where `bpf` is no active LSM.
     pub network_only: bool,
-    /// Room for the policy's `ACCEPTS` table.
-    pub max_accepts: u32,
-    /// Room for the policy's `PORTS` table.
-    pub max_ports: u32,
     /// An object whose programs write lines for [`Enforcer::kernel_log`].
     pub debug_log: bool,
 }
@@ -199,8 +213,6 @@ impl Enforcer {
         })?;
         loader.override_global("RENAME_LOCK", &lock, false);
         loader.override_global("TAG_KEY", &key, false);
-        loader.map_max_entries("ACCEPTS", options.max_accepts.max(1));
-        loader.map_max_entries("PORTS", options.max_ports.max(1));
         let mut enforcer = Self { ebpf: loader.load(&object)?, btf, later_hooks, links: Vec::new() };
         enforcer.load_programs(options.network_only)?;
         Ok(enforcer)
@@ -208,7 +220,7 @@ impl Enforcer {
 
     /// Has the programs verified, which is most of the time a start takes: on as many CPUs as there are.
     fn load_programs(&mut self, network_only: bool) -> Result<(), KernelError> {
-        let Self { ebpf, btf, later_hooks, links: _ } = self;
+        let Self { ebpf, btf, later_hooks, .. } = self;
         let wanted = |name: &str, program: &Program| {
             let missing = LATER_HOOKS.contains(&name) && !later_hooks.contains(&name);
             !(missing || network_only && matches!(program, Program::Lsm(_)))
@@ -279,39 +291,88 @@ impl Enforcer {
         Ok(())
     }
 
-    /// Copies a compiled policy into a slot, which must not be in use.
+    /// Copies a compiled policy into a slot that is free. Nothing is held to it yet.
     ///
     /// # Errors
-    /// [`KernelError::TooBig`], or the map that refused.
-    pub fn apply(&mut self, slot: Slot, image: &MapImage) -> Result<(), KernelError> {
-        tables::apply(&mut self.ebpf, slot, image)
+    /// [`KernelError::TooBig`], or the map that refused; no slot is taken then.
+    pub fn install(&mut self, image: &MapImage) -> Result<Slot, KernelError> {
+        let maps = PolicyMaps::create(image)?;
+        let outer = self.outer()?;
+        let slot = policy_maps::free(&outer)?;
+        maps.install(&outer, slot).inspect_err(|_| {
+            // What is in place already must not be taken for a policy later.
+            let _ = policy_maps::remove(&outer, slot);
+        })?;
+        Ok(slot)
     }
 
-    /// Sets a slot's `SLOT_*` flags, and raises its generation.
+    /// Takes a policy away to which no scope is held any more.
     ///
     /// # Errors
-    /// If the map refuses.
-    pub fn configure(&mut self, slot: Slot, flags: u32) -> Result<(), KernelError> {
-        let failed = |source| KernelError::Map { map: "SLOTS", source };
-        let mut slots: Array<_, SlotConfig> = map(&mut self.ebpf, "SLOTS")?;
-        let generation = slots.get(&slot.0, 0).map_err(failed)?.generation.wrapping_add(1);
-        slots.set(slot.0, SlotConfig { flags, generation }, 0).map_err(failed)?;
-        // Slot 0 is where what cannot be attributed ends up: it enforces.
-        slots.set(0, SlotConfig { flags: SLOT_ENFORCE, generation: 0 }, 0).map_err(failed)
+    /// If the kernel refuses; or a scope is still held to it.
+    pub fn remove(&mut self, slot: Slot) -> Result<(), KernelError> {
+        let scopes = self.scopes()?;
+        if (0..MAX_SCOPES).any(|scope| scopes.get(scope).slot() == slot.0) {
+            return Err(KernelError::InUse(slot));
+        }
+        let outer = self.outer()?;
+        policy_maps::wait_for_programs(&outer)?;
+        policy_maps::remove(&outer, slot)
     }
 
-    /// Holds a cgroup to a slot. New children inherit it once [`Self::attach_tracking`] has run.
+    /// The arrays that hold policies' maps.
+    fn outer(&self) -> Result<[OwnedFd; OUTER.len()], KernelError> {
+        let outer = OUTER.iter().map(|name| descriptor(&self.ebpf, name)).collect::<Result<Vec<_>, _>>()?;
+        outer.try_into().map_err(|_| KernelError::Mismatch("table of policies"))
+    }
+
+    fn scopes(&self) -> Result<Scopes, KernelError> {
+        let array = descriptor(&self.ebpf, "SCOPES")?;
+        Scopes::map(array.as_fd()).map_err(|source| KernelError::System {
+            step: "mapping",
+            object: "map SCOPES".into(),
+            source,
+        })
+    }
+
+    /// Holds a scope to the policy in a slot, with `SCOPE_*` flags: in one step, for all of its cgroups.
+    ///
+    /// # Errors
+    /// If there is no such scope or slot.
+    pub fn hold(&mut self, scope: Scope, slot: Slot, flags: u32) -> Result<(), KernelError> {
+        if slot.0 == 0 || slot.0 >= MAX_SLOTS || scope.0 == 0 {
+            return Err(KernelError::Mismatch("scope or slot of that number"));
+        }
+        let scopes = self.scopes()?;
+        // What programs remember of directories is of one generation.
+        let generation = scopes.generation().wrapping_add(1);
+        if scopes.set(scope.0, Setting::new(slot.0, flags, generation)) {
+            Ok(())
+        } else {
+            Err(KernelError::Mismatch("scope of that number"))
+        }
+    }
+
+    /// What a scope is held to; slot 0: nothing, and nothing is allowed in it.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn held_to(&self, scope: Scope) -> Result<Setting, KernelError> {
+        Ok(self.scopes()?.get(scope.0))
+    }
+
+    /// Puts a cgroup into a scope. New children inherit that once [`Self::attach_tracking`] has run.
     ///
     /// # Errors
     /// If the map is full.
-    pub fn tag(&mut self, cgroup_id: u64, slot: Slot) -> Result<(), KernelError> {
+    pub fn tag(&mut self, cgroup_id: u64, scope: Scope) -> Result<(), KernelError> {
         // The filter first: a tag the filter doesn't know of would not be found.
         let mut filter: Array<_, u32> = map(&mut self.ebpf, "TAG_FILTER")?;
         filter
             .set(filter_bucket(cgroup_id), 1, 0)
             .map_err(|source| KernelError::Map { map: "TAG_FILTER", source })?;
         let mut tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
-        tags.insert(cgroup_id, Tag { slot: slot.0, flags: 0 }, 0)
+        tags.insert(cgroup_id, Tag { scope: scope.0, flags: 0 }, 0)
             .map_err(|source| KernelError::Map { map: "TAGS", source })
     }
 
@@ -341,14 +402,15 @@ impl Enforcer {
         KernelLog::open(&mut self.ebpf)
     }
 
-    /// The counters, summed over CPUs, indexed by [`stockade_common::counter::Counter`].
+    /// A scope's counters, summed over CPUs, indexed by [`stockade_common::counter::Counter`]. Scope 0 has those of what
+    /// could not be attributed.
     ///
     /// # Errors
     /// If the map cannot be read.
-    pub fn counters(&mut self) -> Result<[u64; COUNTERS], KernelError> {
+    pub fn counters(&mut self, scope: Scope) -> Result<[u64; COUNTERS], KernelError> {
         let counters: PerCpuArray<_, u64> = map(&mut self.ebpf, "COUNTERS")?;
         let mut sums = [0; COUNTERS];
-        for (index, sum) in (0u32..).zip(&mut sums) {
+        for (index, sum) in (scope.0 * COUNTERS as u32..).zip(&mut sums) {
             let values =
                 counters.get(&index, 0).map_err(|source| KernelError::Map { map: "COUNTERS", source })?;
             *sum = values.iter().sum();
@@ -384,9 +446,20 @@ where
     ebpf.program_mut(name).and_then(|program| program.try_into().ok()).ok_or(KernelError::Mismatch(name))
 }
 
+/// A descriptor of a map of its own.
+fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
+    let failed = |source| KernelError::System { step: "opening", object: format!("map {name}"), source };
+    match ebpf.map(name) {
+        Some(Map::Array(data) | Map::ArrayOfMaps(data)) => {
+            data.fd().as_fd().try_clone_to_owned().map_err(failed)
+        }
+        _ => Err(KernelError::Mismatch(name)),
+    }
+}
+
 fn map<'e, M>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<M, KernelError>
 where
-    M: TryFrom<&'e mut aya::maps::Map, Error = aya::maps::MapError>,
+    M: TryFrom<&'e mut Map, Error = aya::maps::MapError>,
 {
     ebpf.map_mut(name)
         .ok_or(KernelError::Mismatch(name))?
