@@ -104,6 +104,23 @@ unsafe extern "C" fn turn(_index: u64, stepper: *mut c_void) -> u64 {
     u64::from(unsafe { chunk(&mut *stepper.cast::<Stepper>()) })
 }
 
+/// The one element of a table. Not `&0`: a reference to a constant becomes a place in `.rodata`, and the linker makes of it
+/// the place of the first global there.
+#[inline(always)]
+fn first() -> u32 {
+    core::hint::black_box(0)
+}
+
+#[inline(always)]
+fn states_of(slot: u32) -> Option<*const u64> {
+    STATES.get_value_ptr_mut(slot, &first()).map(|table| table.cast::<u64>().cast_const())
+}
+
+#[inline(always)]
+fn next_of(slot: u32) -> Option<*const u64> {
+    NEXT.get_value_ptr_mut(slot, &first()).map(|table| table.cast::<u64>().cast_const())
+}
+
 /// The path's way through the automata.
 #[derive(Clone, Copy)]
 pub struct Way {
@@ -120,8 +137,7 @@ pub struct Way {
 /// `buffer` must come from [`crate::path::claim`].
 #[inline(always)]
 pub unsafe fn run(slot: u32, buffer: *mut PathBuffer, start: u32, last: u32, states: States) -> Option<Way> {
-    let table = STATES.get_value_ptr_mut(slot, &0)?.cast::<u64>().cast_const();
-    let next = NEXT.get_value_ptr_mut(slot, &0)?.cast::<u64>().cast_const();
+    let (table, next) = (states_of(slot)?, next_of(slot)?);
     // A process's own id counts as stepped already, and may be all there is.
     let last = if last < start { start } else { last };
     let mut stepper = Stepper {
@@ -156,7 +172,7 @@ pub unsafe fn run(slot: u32, buffer: *mut PathBuffer, start: u32, last: u32, sta
 /// Index into `ACCEPTS` of what holds when a path ends in `state`.
 #[inline(always)]
 pub fn accept_index(slot: u32, state: u32) -> Option<u32> {
-    let states = STATES.get_value_ptr_mut(slot, &0)?.cast::<u64>();
+    let states = states_of(slot)?;
     // SAFETY: masked to the size of the table.
     Some((unsafe { *states.add(masked::<STATE_MASK>(state)) } >> 32) as u32)
 }
