@@ -8,10 +8,25 @@ use crate::{assert_size, limits::TAG_FILTER_BUCKETS, pod};
 pub struct Tag {
     /// Index into `SCOPES`.
     pub scope: u32,
-    /// Zero.
+    /// `TAG_*` bits.
     pub flags: u32,
 }
 assert_size!(Tag, 8);
+
+/// Whoever enters is policed at once, also before it executes anything.
+pub const TAG_AT_ONCE: u32 = 1;
+
+/// Value of the `STARTERS` map, keyed by process id: a process in a tagged cgroup that is not policed until it executes
+/// the workload.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Starter {
+    /// Nanoseconds since boot at which it, or who forked it, entered.
+    pub since: u64,
+    /// Address of the dentry that it may execute and stay what it is; 0: none.
+    pub executes: u64,
+}
+assert_size!(Starter, 16);
 
 /// What a scope is held to: element of the `SCOPES` array, and one machine word, so that it changes in one step while
 /// programs read it.
@@ -89,4 +104,4 @@ pub const fn filter_bucket(cgroup_id: u64) -> u32 {
     (cgroup_id as u32) & (TAG_FILTER_BUCKETS as u32 - 1)
 }
 
-pod!(Tag);
+pod!(Tag, Starter);

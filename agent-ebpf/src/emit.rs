@@ -12,7 +12,7 @@ use aya_ebpf::{
 };
 use stockade_common::{
     counter::Counter,
-    event::{EVENT_VERSION, EventHeader, FileBody, NetBody, kind, verdict},
+    event::{EVENT_VERSION, EventHeader, FileBody, NetBody, kind, reason, verdict},
     limits::MAX_PATH,
 };
 
@@ -90,25 +90,50 @@ pub unsafe fn send(record: *const c_void, size: usize, scope: u32, denied: bool)
     }
 }
 
-/// Sends a file record: header and body are put in front of the path, which is already in the buffer.
+/// The decision that events have which are not decisions.
+#[inline(always)]
+pub fn observed() -> Decision {
+    Decision::new(reason::RULE_ALLOW)
+}
+
+/// Sends a file record of a request.
+///
+/// # Safety
+/// As [`path`].
+#[inline(always)]
+pub unsafe fn file(buffer: *mut PathBuffer, start: u32, request: &Request, dev: u32, decision: &Decision) {
+    let actor = Actor { held: request.held, ppid: ppid() };
+    let body = FileBody { dev, access: request.access, mode: request.mode, path_len: 0 };
+    // SAFETY: as promised by the caller.
+    unsafe { path(buffer, start, &actor, request.kind, request.hook, body, decision) };
+}
+
+/// Sends a record with a path: header and body are put in front of the path, which is already in the buffer.
 ///
 /// # Safety
 /// `buffer` must be claimed, and hold a path from `start` on.
 #[inline(always)]
-pub unsafe fn file(buffer: *mut PathBuffer, start: u32, request: &Request, dev: u32, decision: &Decision) {
+pub unsafe fn path(
+    buffer: *mut PathBuffer,
+    start: u32,
+    actor: &Actor,
+    kind: u16,
+    hook: u8,
+    body: FileBody,
+    decision: &Decision,
+) {
     let length = (MAX_PATH as u32).wrapping_sub(start) & (MAX_PATH as u32 - 1);
     // `start` is MAX_PATH when there is no path; its position is then masked to 0 and nothing is sent of the area.
     let size = HEAD + length as usize;
-    let actor = Actor { held: request.held, ppid: ppid() };
     let record = FileRecord {
-        header: header(request.kind, request.hook, size, &actor, decision),
-        body: FileBody { dev, access: request.access, mode: request.mode, path_len: length },
+        header: header(kind, hook, size, actor, decision),
+        body: FileBody { path_len: length, ..body },
     };
     // SAFETY: the head area lies in front of every position; the helper copies unaligned.
     unsafe {
         let head = PathBuffer::head(buffer, start);
         bpf_probe_read_kernel(head.cast(), HEAD as u32, (&raw const record).cast());
-        send(head.cast(), size, request.held.scope, !decision.allows());
+        send(head.cast(), size, actor.held.scope, !decision.allows());
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     },
     maps::{ACCEPTS, FILESYSTEMS, count},
     path::{self, PathBuffer, Walk, walk_error},
+    startup,
     tag::{self, Held},
 };
 
@@ -75,7 +76,7 @@ pub fn open(ctx: &LsmContext) -> bool {
 /// An open by a process that may be tagged. A function of its own, so that others need not save the registers it uses.
 #[inline(never)]
 fn judge_open(file: *const u8, cgroup_id: u64) -> bool {
-    let Some(held) = tag::tagged(cgroup_id) else { return true };
+    let Some(tag) = tag::tag_of(cgroup_id) else { return true };
     // SAFETY: a typed kernel pointer.
     let (dentry, flags, fmode) = unsafe {
         (
@@ -84,6 +85,10 @@ fn judge_open(file: *const u8, cgroup_id: u64) -> bool {
             kernel::field::<u32>(file, &FILE_F_MODE),
         )
     };
+    if startup::goes_on(&tag) && (flags & FMODE_EXEC == 0 || startup::executes_starter(dentry)) {
+        return true;
+    }
+    let held = Held::to(cgroup_id, tag.scope);
     let mut access = 0;
     if flags & FMODE_EXEC != 0 {
         access |= ACCESS_EXEC;
@@ -342,6 +347,31 @@ pub fn filesystem(slot: u32, dentry: *const u8) -> Option<FsEntry> {
     // SAFETY: a typed kernel pointer.
     let dev = unsafe { kernel::field::<u32>(kernel::field(dentry, &DENTRY_D_SB), &SUPER_BLOCK_S_DEV) };
     filesystem_of(slot, dev)
+}
+
+/// What a slot's tables hold about the path at `start`, by whichever automaton; of both, the one for patterns that begin
+/// with a literal.
+///
+/// # Safety
+/// `buffer` must be claimed, and hold a path from `start` on.
+#[inline(always)]
+pub unsafe fn look_up(slot: u32, buffer: *mut PathBuffer, start: u32, dev: u32) -> Option<Accept> {
+    let entry = filesystem_of(slot, dev)?;
+    let states = States { anchored: entry.anchored, floating: entry.floating };
+    // SAFETY: as promised by the caller.
+    let way = unsafe { automaton::run(slot, buffer, start, start, states) }?;
+    let (mut found, other) = (*accept(slot, way.end.anchored)?, accept(slot, way.end.floating)?);
+    for kind in 0..ACCESS_KINDS {
+        if found.allow & 1 << kind == 0 {
+            found.allow |= other.allow & 1 << kind;
+            found.allow_rule[kind] = other.allow_rule[kind];
+        }
+        if found.deny & 1 << kind == 0 {
+            found.deny |= other.deny & 1 << kind;
+            found.deny_rule[kind] = other.deny_rule[kind];
+        }
+    }
+    Some(found)
 }
 
 #[inline(always)]

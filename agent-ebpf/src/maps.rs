@@ -8,11 +8,11 @@ use stockade_common::{
     counter::{COUNTERS as COUNTER_COUNT, Counter},
     file::{Accept, FsEntry},
     limits::{
-        MAX_SCOPES, MAX_SLOTS, MAX_TAGS, PATH_BUFFERS_PER_CPU, REMEMBERED_DIRECTORIES, RING_BYTES,
+        MAX_SCOPES, MAX_SLOTS, MAX_STARTERS, MAX_TAGS, PATH_BUFFERS_PER_CPU, REMEMBERED_DIRECTORIES, RING_BYTES,
         TABLE_ENTRIES, TAG_FILTER_BUCKETS,
     },
     net::{PortRange, PortRun, PrefixData},
-    tag::Tag,
+    tag::{Starter, Tag},
 };
 
 use crate::{debug, directory::Memory, path::PathBuffer};
@@ -32,6 +32,12 @@ pub static TAGS: HashMap<u64, Tag, { MAX_TAGS as usize }> = HashMap::new();
 /// Element 0 is set once a tag could not be inherited: ancestors are asked from then on.
 #[btf_map]
 pub static INHERIT_LOST: Array<u32, 1> = Array::new();
+/// Processes that are starting a workload, by process id.
+#[btf_map]
+pub static STARTERS: HashMap<u32, Starter, { MAX_STARTERS as usize }> = HashMap::new();
+/// Element 0: the jiffy after which none of them is any more.
+#[btf_map]
+pub static STARTING_UNTIL: Array<u64, 1> = Array::new();
 /// Words of [`stockade_common::tag::Setting`], written through mmap: a store of a word is one step.
 #[btf_map]
 pub static SCOPES: Array<u64, { MAX_SCOPES as usize }, MMAPABLE> = Array::new();

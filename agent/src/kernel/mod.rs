@@ -23,12 +23,12 @@ use std::{
 use aya::{
     Btf, Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, CgroupSock, CgroupSockAddr, Lsm, Program, ProgramError},
+    programs::{BtfTracePoint, CgroupSock, CgroupSockAddr, FEntry, Lsm, Program, ProgramError},
 };
 use stockade_common::{
     counter::COUNTERS,
     limits::{MAX_SCOPES, MAX_SLOTS},
-    tag::{Setting, Tag, filter_bucket},
+    tag::{Setting, TAG_AT_ONCE, Tag, filter_bucket},
 };
 
 pub use debug_log::KernelLog;
@@ -76,6 +76,8 @@ pub const LSM_HOOKS: [&str; 23] = [
 const LATER_HOOKS: [&str; 3] = ["inode_set_acl", "inode_remove_acl", "file_ioctl_compat"];
 /// Tracepoint programs that keep tags true.
 const TAG_TRACEPOINTS: [&str; 2] = ["cgroup_mkdir", "cgroup_rmdir"];
+/// Programs on kernel functions: who enters a tagged cgroup.
+const FUNCTIONS: [&str; 1] = ["cgroup_attach_task"];
 /// Tracepoint programs for the audit.
 const AUDIT_TRACEPOINTS: [&str; 3] = ["sched_process_exec", "sched_process_fork", "sched_process_exit"];
 /// Cgroup programs with their `enum bpf_attach_type`.
@@ -255,6 +257,12 @@ impl Enforcer {
             let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
             self.links.push(Link::traced(name, program.fd().map_err(failed)?)?);
         }
+        for name in FUNCTIONS {
+            let failed =
+                |source| KernelError::Program { step: "attaching", program: name.to_owned(), source };
+            let program: &mut FEntry = program(&mut self.ebpf, name)?;
+            self.links.push(Link::traced(name, program.fd().map_err(failed)?)?);
+        }
         Ok(())
     }
 
@@ -372,7 +380,7 @@ impl Enforcer {
             .set(filter_bucket(cgroup_id), 1, 0)
             .map_err(|source| KernelError::Map { map: "TAG_FILTER", source })?;
         let mut tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
-        tags.insert(cgroup_id, Tag { scope: scope.0, flags: 0 }, 0)
+        tags.insert(cgroup_id, Tag { scope: scope.0, flags: TAG_AT_ONCE }, 0)
             .map_err(|source| KernelError::Map { map: "TAGS", source })
     }
 
@@ -432,6 +440,7 @@ fn load_program(name: &str, program: &mut Program, btf: &Btf) -> Result<(), Kern
     let result = match program {
         Program::Lsm(program) => program.load(name, btf),
         Program::BtfTracePoint(program) => program.load(name, btf),
+        Program::FEntry(program) => program.load(name, btf),
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
         _ => return Err(KernelError::Mismatch("program of a kind that is known")),
