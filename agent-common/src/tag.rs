@@ -89,6 +89,34 @@ impl Setting {
     }
 }
 
+/// Element of the `LABELS` array: what a scope is, for the daemon that comes after. The programs do not read it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// One of [`label_kind`].
+    pub kind: u32,
+    /// Who started a run.
+    pub uid: u32,
+    /// The scope's name, NUL-padded.
+    pub name: [u8; LABEL_NAME],
+}
+assert_size!(Label, 128);
+
+/// Longest name of a scope, in bytes.
+pub const LABEL_NAME: usize = 120;
+
+/// What a scope is.
+pub mod label_kind {
+    /// Not in use.
+    pub const FREE: u32 = 0;
+    /// A host policy's.
+    pub const POLICY: u32 = 1;
+    /// A run's.
+    pub const RUN: u32 = 2;
+    /// Of cgroups of which it is not known yet whose they are: nothing is allowed in it.
+    pub const UNDECIDED: u32 = 3;
+}
+
 /// Denials are enforced; without it they are reported as `would_deny` and the operation goes on.
 pub const SCOPE_ENFORCE: u32 = 1;
 /// Also report allowed reads and sends.
@@ -104,4 +132,4 @@ pub const fn filter_bucket(cgroup_id: u64) -> u32 {
     (cgroup_id as u32) & (TAG_FILTER_BUCKETS as u32 - 1)
 }
 
-pod!(Tag, Starter);
+pod!(Tag, Starter, Label);

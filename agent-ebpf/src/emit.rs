@@ -20,7 +20,7 @@ use crate::{
     debug,
     file::{Decision, Request},
     kernel::{self, TASK_REAL_PARENT, TASK_TGID},
-    maps::{EVENTS, count},
+    maps::{EVENTS, count, reports},
     path::{HEAD, PathBuffer},
     tag::Held,
 };
@@ -81,6 +81,9 @@ pub fn header(kind: u16, hook: u8, size: usize, actor: &Actor, decision: &Decisi
 /// They must be readable and initialised.
 #[inline(always)]
 pub unsafe fn send(record: *const c_void, size: usize, scope: u32, denied: bool) {
+    if !reports() {
+        return;
+    }
     // SAFETY: as promised by the caller.
     let sent = unsafe {
         bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), record.cast_mut(), size as u64, 0)

@@ -1,6 +1,7 @@
 //! The maps, all of them: names here are names in the agent's loader.
 
 use aya_ebpf::{
+    Global,
     btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf},
     macros::btf_map,
 };
@@ -12,7 +13,7 @@ use stockade_common::{
         TABLE_ENTRIES, TAG_FILTER_BUCKETS,
     },
     net::{PortRange, PortRun, PrefixData},
-    tag::{Starter, Tag},
+    tag::{Label, Starter, Tag},
 };
 
 use crate::{debug, directory::Memory, path::PathBuffer};
@@ -32,6 +33,16 @@ pub static TAGS: HashMap<u64, Tag, { MAX_TAGS as usize }> = HashMap::new();
 /// Element 0 is set once a tag could not be inherited: ancestors are asked from then on.
 #[btf_map]
 pub static INHERIT_LOST: Array<u32, 1> = Array::new();
+/// Names of scopes, for userspace.
+#[btf_map]
+pub static LABELS: Array<Label, { MAX_SCOPES as usize }> = Array::new();
+/// Element 0: the [`INSTANCE`] that reports. While one daemon takes over from another the programs of both judge.
+#[btf_map]
+pub static ACTIVE: Array<u64, 1> = Array::new();
+/// Which daemon has loaded these programs.
+#[unsafe(no_mangle)]
+pub static INSTANCE: Global<u64> = Global::new(0);
+
 /// Processes that are starting a workload, by process id.
 #[btf_map]
 pub static STARTERS: HashMap<u32, Starter, { MAX_STARTERS as usize }> = HashMap::new();
@@ -67,10 +78,19 @@ pub static PATH_BUFFERS: PerCpuArray<PathBuffer, PATH_BUFFERS_PER_CPU> = PerCpuA
 #[btf_map]
 pub static EVENTS: RingBuf<u8, RING_BYTES> = RingBuf::new();
 
+/// Whether it is for these programs to count and to report.
+#[inline(always)]
+pub fn reports() -> bool {
+    ACTIVE.get(0).is_none_or(|active| *active == INSTANCE.load())
+}
+
 /// Adds one to a scope's counter of this CPU.
 #[inline(always)]
 pub fn count(scope: u32, counter: Counter) {
     debug::counted(counter);
+    if !reports() {
+        return;
+    }
     let index = scope * COUNTER_COUNT as u32 + counter as u32;
     if let Some(value) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: a per-CPU value; a preempted increment may be lost, which a statistic can bear.

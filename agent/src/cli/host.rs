@@ -10,7 +10,7 @@ use super::{
     remedy,
 };
 use crate::{
-    kernel::{Enforcer, KernelError, LoadOptions, Scope},
+    kernel::{Enforcer, Entry, KernelError, LoadOptions, Scope},
     scope::cgroup::OwnCgroup,
 };
 
@@ -55,13 +55,13 @@ fn prove(enforcer: &mut Enforcer, attach_to: &OwnCgroup, network_only: bool) -> 
     let nested: OwnCgroup;
     let mut probe = Probe::start().map_err(untried)?;
     let outside = probe.attempt().map_err(untried)?;
-    enforcer.tag(below.id().map_err(untried)?, PROBE).map_err(untried)?;
+    enforcer.tag(below.id().map_err(untried)?, PROBE, Entry::AtOnce).map_err(untried)?;
     let by_cgroup = probe.attempt_in(&below).map_err(untried)?;
     let by_lsm = match &beside {
         None => None,
         Some(beside) => {
             enforcer.attach_lsm().map_err(|error| remedy::explain(&error))?;
-            enforcer.tag(beside.id().map_err(untried)?, PROBE).map_err(untried)?;
+            enforcer.tag(beside.id().map_err(untried)?, PROBE, Entry::AtOnce).map_err(untried)?;
             nested = beside.child("nested").map_err(untried)?;
             Some(probe.attempt_in(&nested).map_err(untried)?)
         }
@@ -95,7 +95,7 @@ pub fn is_root() -> bool {
 /// What could not be pinned, or what went through.
 pub fn outlives(mut enforcer: Enforcer, cgroup: &OwnCgroup, pins: &Path) -> Result<(), String> {
     let inside = cgroup.child("survivor").map_err(untried)?;
-    enforcer.tag(inside.id().map_err(untried)?, PROBE).map_err(untried)?;
+    enforcer.tag(inside.id().map_err(untried)?, PROBE, Entry::AtOnce).map_err(untried)?;
     let pinned = enforcer.pin(pins).map_err(|error| remedy::explain(&error))?;
     drop(enforcer);
     let answers: io::Result<_> = Probe::start().and_then(|mut probe| {

@@ -9,7 +9,7 @@ use std::{
 
 use aya::programs::ProgramFd;
 
-use super::{KernelError, sys};
+use super::{KernelError, pins::is_daemons, sys};
 
 /// An attached program. Dropping it detaches, unless it is pinned. Made here and not by aya, whose 0.14 generation keeps
 /// the descriptors of cgroup links to itself, while these must be pinned.
@@ -41,7 +41,17 @@ impl Link {
         fd.map(|fd| Self { name, fd }).map_err(failed)
     }
 
-    fn pin(&self, path: &Path) -> io::Result<()> {
+    /// The program's.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What the kernel says about the program.
+    pub(super) fn program(&self) -> io::Result<sys::ProgramInfo> {
+        sys::program_info(sys::link_info(self.fd.as_fd())?.program)
+    }
+
+    pub(super) fn pin(&self, path: &Path) -> io::Result<()> {
         sys::pin(self.fd.as_fd(), path)
     }
 }
@@ -77,7 +87,7 @@ impl Drop for PinnedDirectory {
 }
 
 /// Another run may be at it too.
-fn remove_pins(directory: &Path) -> io::Result<()> {
+pub(super) fn remove_pins(directory: &Path) -> io::Result<()> {
     let gone = |result: io::Result<()>| match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
@@ -92,8 +102,8 @@ fn remove_pins(directory: &Path) -> io::Result<()> {
     gone(fs::remove_dir(directory))
 }
 
-/// Removes the pins of runs that are over: those directories below `base` for which `is_live` says no. Returns what
-/// was removed.
+/// Removes the pins of runs that are over: those directories below `base` for which `is_live` says no. The daemon's are
+/// its own business. Returns what was removed.
 ///
 /// # Errors
 /// The first directory that could not be removed.
@@ -106,7 +116,7 @@ pub fn remove_stale_pins(base: &Path, is_live: impl Fn(&str) -> bool) -> io::Res
     let mut removed = Vec::new();
     for entry in entries {
         let entry = entry?;
-        if entry.file_name().to_str().is_some_and(|name| !is_live(name)) {
+        if entry.file_name().to_str().is_some_and(|name| !is_daemons(name) && !is_live(name)) {
             remove_pins(&entry.path())?;
             removed.push(entry.path());
         }

@@ -3,44 +3,39 @@
 //! [`Enforcer`] owns the loaded programs. Nothing here knows about policies: it copies a [`crate::policy::image`] into
 //! the maps of a slot, says which slot a scope is held to, and which cgroups belong to the scope.
 
+mod attach;
 pub mod btf;
 mod debug_log;
+mod error;
+mod hold;
 mod links;
 mod object;
+mod pins;
 mod policy_maps;
 mod rename_lock;
 mod scopes;
 mod sys;
 
 use std::{
-    fs::{self, File},
+    fs,
     os::fd::{AsFd as _, OwnedFd},
-    path::Path,
     sync::{Mutex, PoisonError},
     thread,
 };
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, Map, MapData, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, CgroupSock, CgroupSockAddr, FEntry, Lsm, Program, ProgramError},
+    maps::{Map, MapData, RingBuf},
+    programs::Program,
 };
-use stockade_common::{
-    counter::COUNTERS,
-    limits::{MAX_SCOPES, MAX_SLOTS},
-    tag::{Setting, TAG_AT_ONCE, Tag, filter_bucket},
-};
-
 pub use debug_log::KernelLog;
+pub use error::KernelError;
+pub use hold::{Entry, ScopeLabel};
 pub use links::{PinnedDirectory, remove_stale_pins};
 pub use object::find_debug as find_debug_object;
+pub use pins::{Build, Found, Pins};
 
-use self::{
-    links::Link,
-    policy_maps::{OUTER, PolicyMaps},
-    scopes::Scopes,
-};
-use crate::policy::image::MapImage;
+use self::links::Link;
 
 /// Where the kernel shows its own BTF.
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -84,82 +79,27 @@ const AUDIT_TRACEPOINTS: [&str; 3] = ["sched_process_exec", "sched_process_fork"
 const CGROUP_PROGRAMS: [(&str, u32); 5] =
     [("connect4", 10), ("connect6", 11), ("sendmsg4", 14), ("sendmsg6", 15), ("sock_create", 2)];
 
-/// What went wrong, with the step and the object.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {
-    /// The binary carries no eBPF object.
-    #[error("no eBPF object: {0}")]
-    NoObject(String),
-    /// No BTF, or a field is missing.
-    #[error("cannot read {VMLINUX_BTF}: {0} (the kernel needs CONFIG_DEBUG_INFO_BTF)")]
-    NoBtf(std::io::Error),
-    /// A kernel struct is not as expected.
-    #[error("kernel layout: {0}")]
-    Layout(#[from] btf::BtfError),
-    /// aya could not read the object or make its maps.
-    #[error("loading the eBPF object: {0}")]
-    Load(#[from] aya::EbpfError),
-    /// A program was refused.
-    #[error("{step} program {program}: {source}")]
-    Program {
-        /// "loading" or "attaching".
-        step: &'static str,
-        /// Which.
-        program: String,
-        /// The kernel's answer; the verifier's log is in it.
-        source: ProgramError,
-    },
-    /// A map operation failed.
-    #[error("map {map}: {source}")]
-    Map {
-        /// Which.
-        map: &'static str,
-        /// The kernel's answer.
-        source: aya::maps::MapError,
-    },
-    /// A system call failed.
-    #[error("{step} {object}: {source}")]
-    System {
-        /// What was being done.
-        step: &'static str,
-        /// To what.
-        object: String,
-        /// The kernel's answer.
-        source: std::io::Error,
-    },
-    /// The object lacks something the agent expects.
-    #[error("the eBPF object has no {0}: agent and object are of different builds")]
-    Mismatch(&'static str),
-    /// A policy that is to be taken away is in use.
-    #[error("policy slot {} is still in use", .0.0)]
-    InUse(Slot),
-    /// All slots are taken.
-    #[error("there are {MAX_SLOTS} policy slots, and all are in use")]
-    NoSlot,
-    /// The policy does not fit.
-    #[error("the policy needs {need} {what}, the tables hold {have}")]
-    TooBig {
-        /// Of what.
-        what: &'static str,
-        /// How many.
-        need: usize,
-        /// Room.
-        have: usize,
-    },
-}
-
-impl KernelError {
-    /// Whether the kernel refused for lack of permission: BPF LSM disabled by configuration or lockdown, or no privilege.
-    #[must_use]
-    pub fn is_refused(&self) -> bool {
-        let Self::Program { source, .. } = self else { return false };
-        match source {
-            ProgramError::LoadError { io_error, .. } => io_error.raw_os_error() == Some(libc::EPERM),
-            ProgramError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::EPERM),
-            _ => false,
-        }
-    }
-}
+/// All maps, as the object names them, but for its constants.
+const MAPS: [&str; 18] = [
+    "TAG_FILTER",
+    "TAGS",
+    "INHERIT_LOST",
+    "STARTERS",
+    "STARTING_UNTIL",
+    "SCOPES",
+    "LABELS",
+    "FILESYSTEMS",
+    "NEXT",
+    "STATES",
+    "ACCEPTS",
+    "PREFIXES",
+    "PORTS",
+    "DIRECTORIES",
+    "COUNTERS",
+    "PATH_BUFFERS",
+    "EVENTS",
+    "ACTIVE",
+];
 
 /// A policy slot: where one compiled policy is. 0 is never given out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -176,6 +116,8 @@ pub struct LoadOptions {
     pub network_only: bool,
     /// An object whose programs write lines for [`Enforcer::kernel_log`].
     pub debug_log: bool,
+    /// Use the maps that are pinned there, and pin those that are not. [`Pins::find`] must have found nothing foreign.
+    pub pins: Option<Pins>,
 }
 
 /// The loaded programs. Dropping it detaches what is not pinned.
@@ -185,6 +127,8 @@ pub struct Enforcer {
     btf: Btf,
     /// Those of [`LATER_HOOKS`] that this kernel has.
     later_hooks: Vec<&'static str>,
+    /// Which of all programs that use the same maps these are.
+    instance: u64,
     links: Vec<Link>,
 }
 
@@ -215,7 +159,17 @@ impl Enforcer {
         })?;
         loader.override_global("RENAME_LOCK", &lock, false);
         loader.override_global("TAG_KEY", &key, false);
-        let mut enforcer = Self { ebpf: loader.load(&object)?, btf, later_hooks, links: Vec::new() };
+        // Alone, all programs are the ones that report.
+        let instance = if options.pins.is_some() { key } else { 0 };
+        loader.override_global("INSTANCE", &instance, false);
+        if let Some(pins) = &options.pins {
+            pins.prepare()?;
+            for map in MAPS {
+                loader.map_pin_path(map, pins.maps().join(map));
+            }
+        }
+        let mut enforcer =
+            Self { ebpf: loader.load(&object)?, btf, later_hooks, instance, links: Vec::new() };
         enforcer.load_programs(options.network_only)?;
         Ok(enforcer)
     }
@@ -246,144 +200,6 @@ impl Enforcer {
         })
     }
 
-    /// Attaches the tracepoint programs: inheritance of tags, then the process audit.
-    ///
-    /// # Errors
-    /// The program that could not be attached.
-    pub fn attach_tracking(&mut self) -> Result<(), KernelError> {
-        for name in TAG_TRACEPOINTS.into_iter().chain(AUDIT_TRACEPOINTS) {
-            let failed =
-                |source| KernelError::Program { step: "attaching", program: name.to_owned(), source };
-            let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
-            self.links.push(Link::traced(name, program.fd().map_err(failed)?)?);
-        }
-        for name in FUNCTIONS {
-            let failed =
-                |source| KernelError::Program { step: "attaching", program: name.to_owned(), source };
-            let program: &mut FEntry = program(&mut self.ebpf, name)?;
-            self.links.push(Link::traced(name, program.fd().map_err(failed)?)?);
-        }
-        Ok(())
-    }
-
-    /// Attaches the LSM programs. That says nothing yet: where `bpf` is not an active LSM this succeeds and no hook
-    /// ever runs, so the caller must prove them by an attempt.
-    ///
-    /// # Errors
-    /// The program that could not be attached.
-    pub fn attach_lsm(&mut self) -> Result<(), KernelError> {
-        for name in LSM_HOOKS.into_iter().chain(self.later_hooks.clone()) {
-            let failed =
-                |source| KernelError::Program { step: "attaching", program: name.to_owned(), source };
-            let program: &mut Lsm = program(&mut self.ebpf, name)?;
-            self.links.push(Link::traced(name, program.fd().map_err(failed)?)?);
-        }
-        Ok(())
-    }
-
-    /// Attaches the cgroup programs to a cgroup-v2 directory: they run for sockets made in it and below.
-    ///
-    /// # Errors
-    /// The program that could not be attached.
-    pub fn attach_cgroup(&mut self, cgroup: &File) -> Result<(), KernelError> {
-        for (name, attach_type) in CGROUP_PROGRAMS {
-            let failed =
-                |source| KernelError::Program { step: "attaching", program: name.to_owned(), source };
-            let fd = if name == "sock_create" {
-                program::<CgroupSock>(&mut self.ebpf, name)?.fd().map_err(failed)?
-            } else {
-                program::<CgroupSockAddr>(&mut self.ebpf, name)?.fd().map_err(failed)?
-            };
-            self.links.push(Link::cgroup(name, fd, cgroup, attach_type)?);
-        }
-        Ok(())
-    }
-
-    /// Copies a compiled policy into a slot that is free. Nothing is held to it yet.
-    ///
-    /// # Errors
-    /// [`KernelError::TooBig`], or the map that refused; no slot is taken then.
-    pub fn install(&mut self, image: &MapImage) -> Result<Slot, KernelError> {
-        let maps = PolicyMaps::create(image)?;
-        let outer = self.outer()?;
-        let slot = policy_maps::free(&outer)?;
-        maps.install(&outer, slot).inspect_err(|_| {
-            // What is in place already must not be taken for a policy later.
-            let _ = policy_maps::remove(&outer, slot);
-        })?;
-        Ok(slot)
-    }
-
-    /// Takes a policy away to which no scope is held any more.
-    ///
-    /// # Errors
-    /// If the kernel refuses; or a scope is still held to it.
-    pub fn remove(&mut self, slot: Slot) -> Result<(), KernelError> {
-        let scopes = self.scopes()?;
-        if (0..MAX_SCOPES).any(|scope| scopes.get(scope).slot() == slot.0) {
-            return Err(KernelError::InUse(slot));
-        }
-        let outer = self.outer()?;
-        policy_maps::wait_for_programs(&outer)?;
-        policy_maps::remove(&outer, slot)
-    }
-
-    /// The arrays that hold policies' maps.
-    fn outer(&self) -> Result<[OwnedFd; OUTER.len()], KernelError> {
-        let outer = OUTER.iter().map(|name| descriptor(&self.ebpf, name)).collect::<Result<Vec<_>, _>>()?;
-        outer.try_into().map_err(|_| KernelError::Mismatch("table of policies"))
-    }
-
-    fn scopes(&self) -> Result<Scopes, KernelError> {
-        let array = descriptor(&self.ebpf, "SCOPES")?;
-        Scopes::map(array.as_fd()).map_err(|source| KernelError::System {
-            step: "mapping",
-            object: "map SCOPES".into(),
-            source,
-        })
-    }
-
-    /// Holds a scope to the policy in a slot, with `SCOPE_*` flags: in one step, for all of its cgroups.
-    ///
-    /// # Errors
-    /// If there is no such scope or slot.
-    pub fn hold(&mut self, scope: Scope, slot: Slot, flags: u32) -> Result<(), KernelError> {
-        if slot.0 == 0 || slot.0 >= MAX_SLOTS || scope.0 == 0 {
-            return Err(KernelError::Mismatch("scope or slot of that number"));
-        }
-        let scopes = self.scopes()?;
-        // What programs remember of directories is of one generation.
-        let generation = scopes.generation().wrapping_add(1);
-        if scopes.set(scope.0, Setting::new(slot.0, flags, generation)) {
-            Ok(())
-        } else {
-            Err(KernelError::Mismatch("scope of that number"))
-        }
-    }
-
-    /// What a scope is held to; slot 0: nothing, and nothing is allowed in it.
-    ///
-    /// # Errors
-    /// If the map cannot be read.
-    pub fn held_to(&self, scope: Scope) -> Result<Setting, KernelError> {
-        Ok(self.scopes()?.get(scope.0))
-    }
-
-    /// Puts a cgroup into a scope. New children inherit that once [`Self::attach_tracking`] has run.
-    ///
-    /// # Errors
-    /// If the map is full.
-    pub fn tag(&mut self, cgroup_id: u64, scope: Scope) -> Result<(), KernelError> {
-        // The filter first: a tag the filter doesn't know of would not be found.
-        let mut filter: Array<_, u32> = map(&mut self.ebpf, "TAG_FILTER")?;
-        filter
-            .set(filter_bucket(cgroup_id), 1, 0)
-            .map_err(|source| KernelError::Map { map: "TAG_FILTER", source })?;
-        let mut tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
-        tags.insert(cgroup_id, Tag { scope: scope.0, flags: TAG_AT_ONCE }, 0)
-            .map_err(|source| KernelError::Map { map: "TAGS", source })
-    }
-
     /// Of each program, how many instructions the verifier looked at (kernel 5.16).
     #[must_use]
     pub fn verified_instructions(&self) -> Vec<(&str, u32)> {
@@ -408,31 +224,6 @@ impl Enforcer {
     /// If they write none.
     pub fn kernel_log(&mut self) -> Result<KernelLog, KernelError> {
         KernelLog::open(&mut self.ebpf)
-    }
-
-    /// A scope's counters, summed over CPUs, indexed by [`stockade_common::counter::Counter`]. Scope 0 has those of what
-    /// could not be attributed.
-    ///
-    /// # Errors
-    /// If the map cannot be read.
-    pub fn counters(&mut self, scope: Scope) -> Result<[u64; COUNTERS], KernelError> {
-        let counters: PerCpuArray<_, u64> = map(&mut self.ebpf, "COUNTERS")?;
-        let mut sums = [0; COUNTERS];
-        for (index, sum) in (scope.0 * COUNTERS as u32..).zip(&mut sums) {
-            let values =
-                counters.get(&index, 0).map_err(|source| KernelError::Map { map: "COUNTERS", source })?;
-            *sum = values.iter().sum();
-        }
-        Ok(sums)
-    }
-
-    /// Pins every link into a new directory on a bpffs, so that the end of this process, however it comes, changes
-    /// nothing. The returned guard removes the pins.
-    ///
-    /// # Errors
-    /// If the directory cannot be made or is not on a bpffs.
-    pub fn pin(&mut self, directory: &Path) -> Result<PinnedDirectory, KernelError> {
-        PinnedDirectory::create(directory, &self.links)
     }
 }
 
@@ -459,9 +250,13 @@ where
 fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
     let failed = |source| KernelError::System { step: "opening", object: format!("map {name}"), source };
     match ebpf.map(name) {
-        Some(Map::Array(data) | Map::ArrayOfMaps(data)) => {
-            data.fd().as_fd().try_clone_to_owned().map_err(failed)
-        }
+        Some(
+            Map::Array(data)
+            | Map::ArrayOfMaps(data)
+            | Map::HashMap(data)
+            | Map::PerCpuArray(data)
+            | Map::RingBuf(data),
+        ) => data.fd().as_fd().try_clone_to_owned().map_err(failed),
         _ => Err(KernelError::Mismatch(name)),
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     ffi::CString,
     io,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
     os::unix::ffi::OsStrExt as _,
     path::Path,
 };
@@ -14,6 +14,9 @@ const MAP_UPDATE_ELEM: libc::c_long = 2;
 const MAP_DELETE_ELEM: libc::c_long = 3;
 const MAP_GET_NEXT_KEY: libc::c_long = 4;
 const OBJ_PIN: libc::c_long = 6;
+const OBJ_GET: libc::c_long = 7;
+const PROG_GET_FD_BY_ID: libc::c_long = 13;
+const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const MAP_FREEZE: libc::c_long = 22;
 const MAP_UPDATE_BATCH: libc::c_long = 26;
@@ -212,4 +215,100 @@ pub fn attach_cgroup(
     }
     let mut attr = Attr { prog_fd: raw(program), target_fd: raw(cgroup), attach_type, flags: 0 };
     descriptor(LINK_CREATE, &mut attr)
+}
+/// Opens what is pinned.
+pub fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    descriptor(OBJ_GET, &mut Object { pathname: name.as_ptr() as u64, bpf_fd: 0, file_flags: 0 })
+}
+
+/// What the kernel says about an object: fills as many bytes of `info` as it knows.
+fn info<T: Copy>(object: BorrowedFd<'_>, mut info: T) -> io::Result<T> {
+    #[repr(C)]
+    struct Attr {
+        bpf_fd: u32,
+        info_len: u32,
+        info: u64,
+    }
+    let mut attr =
+        Attr { bpf_fd: raw(object), info_len: size_of::<T>() as u32, info: (&raw mut info) as u64 };
+    bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(info)
+}
+
+/// First part of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct MapInfo {
+    /// `MAP_TYPE_*`.
+    pub kind: u32,
+    /// Kernel id.
+    pub id: u32,
+    /// Bytes.
+    pub key_size: u32,
+    /// Bytes.
+    pub value_size: u32,
+    /// Most entries.
+    pub max_entries: u32,
+    /// `BPF_F_*`.
+    pub flags: u32,
+    /// NUL-padded.
+    pub name: [u8; 16],
+}
+
+/// Shape and name of a map.
+pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
+    info(map, MapInfo::default())
+}
+
+/// First part of `struct bpf_link_info`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LinkInfo {
+    /// `BPF_LINK_TYPE_*`.
+    pub kind: u32,
+    /// Kernel id.
+    pub id: u32,
+    /// The program's kernel id.
+    pub program: u32,
+    pad: u32,
+    /// What follows depends on the kind.
+    detail: [u64; 6],
+}
+
+/// Kind and program of a link.
+pub fn link_info(link: BorrowedFd<'_>) -> io::Result<LinkInfo> {
+    info(link, LinkInfo::default())
+}
+
+/// First part of `struct bpf_prog_info`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProgramInfo {
+    /// `BPF_PROG_TYPE_*`.
+    pub kind: u32,
+    /// Kernel id.
+    pub id: u32,
+    /// Hash of its instructions.
+    pub tag: [u8; 8],
+    lengths: [u32; 2],
+    instructions: [u64; 2],
+    load_time: u64,
+    created_by_uid: u32,
+    nr_map_ids: u32,
+    map_ids: u64,
+    /// NUL-padded, cut to 15 bytes.
+    pub name: [u8; 16],
+}
+
+/// Type, tag and name of a program, by its kernel id.
+pub fn program_info(id: u32) -> io::Result<ProgramInfo> {
+    #[repr(C)]
+    struct Attr {
+        id: u32,
+        next_id: u32,
+        open_flags: u32,
+    }
+    let program = descriptor(PROG_GET_FD_BY_ID, &mut Attr { id, next_id: 0, open_flags: 0 })?;
+    info(program.as_fd(), ProgramInfo::default())
 }

@@ -9,7 +9,7 @@ use super::{Refused, config::Config};
 use crate::{
     audit::origin::boot_ns,
     cli::{exit, guarantee::Proof, host, remedy},
-    kernel::{Enforcer, LoadOptions, PinnedDirectory, Scope, remove_stale_pins},
+    kernel::{Enforcer, Entry, LoadOptions, PinnedDirectory, Scope, remove_stale_pins},
     scope::{
         cgroup::{self, OwnCgroup},
         signals,
@@ -63,7 +63,7 @@ pub fn prepare(config: &Config) -> Result<Prepared, Refused> {
         flags |= if wanted { flag } else { 0 };
     }
     enforcer.hold(SCOPE, slot, flags).map_err(Refused::own)?;
-    enforcer.tag(cgroup.id().map_err(Refused::own)?, SCOPE).map_err(Refused::own)?;
+    enforcer.tag(cgroup.id().map_err(Refused::own)?, SCOPE, Entry::AtOnce).map_err(Refused::own)?;
     let pins = enforcer
         .pin(&Path::new(host::PINS).join(&name))
         .map_err(|error| unavailable(remedy::explain(&error)))?;
@@ -93,7 +93,7 @@ struct Proved {
 /// Degraded is allowed, not asked for: a host that can police files does.
 fn prove(config: &Config, cgroup: &OwnCgroup) -> Result<Proved, Refused> {
     let attempt = |degraded: bool| {
-        let options = LoadOptions { network_only: degraded, debug_log: false };
+        let options = LoadOptions { network_only: degraded, ..LoadOptions::default() };
         let (enforcer, findings) = host::enforce(&options, cgroup)?;
         let mut guarantees = Vec::new();
         for (guarantee, proof) in findings {
