@@ -25,6 +25,8 @@ pub const CGROUP_DEV: u32 = 0;
 pub const MAX_TAGS: u32 = 65_536;
 /// Scopes. Scope 0 is never given out: it counts what cannot be attributed.
 pub const MAX_SCOPES: u32 = 256;
+/// The scope of cgroups of which it is not known yet whose they are. It is never held to a policy: nothing is allowed.
+pub const UNDECIDED_SCOPE: u32 = MAX_SCOPES - 2;
 /// Policy slots, of 16 bits. Slot 0 is never given out.
 pub const MAX_SLOTS: u32 = 1024;
 /// Most filesystems of one policy.

@@ -117,6 +117,27 @@ pub mod label_kind {
     pub const UNDECIDED: u32 = 3;
 }
 
+/// A rule of the host's own table on paths of cgroups: the lower the order, the sooner it decides.
+#[must_use]
+pub const fn host_rule(order: u32, scope: u32) -> u32 {
+    order << 8 | scope & 0xff
+}
+
+/// Most rules of the host's own table.
+pub const MAX_HOST_RULES: u32 = 1 << 24;
+
+/// The scope in a [`host_rule`].
+#[must_use]
+#[inline(always)]
+pub const fn host_scope(rule: u32) -> u32 {
+    rule & 0xff
+}
+
+/// Where the rule that decides stands in [`crate::file::Accept`]'s arrays.
+pub const HOST_FIRST: usize = 0;
+/// Where the last rule that matches stands: if it is of the same scope, so are most likely all between.
+pub const HOST_LAST: usize = 1;
+
 /// Denials are enforced; without it they are reported as `would_deny` and the operation goes on.
 pub const SCOPE_ENFORCE: u32 = 1;
 /// Also report allowed reads and sends.

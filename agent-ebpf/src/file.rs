@@ -349,8 +349,7 @@ pub fn filesystem(slot: u32, dentry: *const u8) -> Option<FsEntry> {
     filesystem_of(slot, dev)
 }
 
-/// What a slot's tables hold about the path at `start`, by whichever automaton; of both, the one for patterns that begin
-/// with a literal.
+/// What a slot's tables hold about the path at `start`, by both automata; of rules that of the lowest number.
 ///
 /// # Safety
 /// `buffer` must be claimed, and hold a path from `start` on.
@@ -361,15 +360,12 @@ pub unsafe fn look_up(slot: u32, buffer: *mut PathBuffer, start: u32, dev: u32) 
     // SAFETY: as promised by the caller.
     let way = unsafe { automaton::run(slot, buffer, start, start, states) }?;
     let (mut found, other) = (*accept(slot, way.end.anchored)?, accept(slot, way.end.floating)?);
+    found.allow |= other.allow;
+    found.deny |= other.deny;
+    // Where there is no rule the number is the highest.
     for kind in 0..ACCESS_KINDS {
-        if found.allow & 1 << kind == 0 {
-            found.allow |= other.allow & 1 << kind;
-            found.allow_rule[kind] = other.allow_rule[kind];
-        }
-        if found.deny & 1 << kind == 0 {
-            found.deny |= other.deny & 1 << kind;
-            found.deny_rule[kind] = other.deny_rule[kind];
-        }
+        found.allow_rule[kind] = found.allow_rule[kind].min(other.allow_rule[kind]);
+        found.deny_rule[kind] = found.deny_rule[kind].min(other.deny_rule[kind]);
     }
     Some(found)
 }

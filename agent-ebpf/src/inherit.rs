@@ -4,9 +4,9 @@ use aya_ebpf::{helpers::generated::bpf_probe_read_kernel_str, programs::BtfTrace
 use stockade_common::{
     counter::Counter,
     event::{FileBody, hook, kind},
-    file::{ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, NO_RULE},
-    limits::{CGROUP_DEV, MAX_CGROUP_PATH, MAX_PATH},
-    tag::{Tag, filter_bucket},
+    file::ACCESS_READ,
+    limits::{CGROUP_DEV, MAX_CGROUP_PATH, MAX_PATH, UNDECIDED_SCOPE},
+    tag::{HOST_FIRST, HOST_LAST, Tag, filter_bucket, host_scope},
 };
 
 use crate::{
@@ -64,7 +64,7 @@ fn put(id: u64, tag: &Tag) -> bool {
     true
 }
 
-/// Tags a cgroup by its path, and reports it. False: no rule is for it.
+/// Tags a cgroup by its path, and reports it. True: what becomes of it is decided.
 #[inline(never)]
 fn by_path(id: u64, text: u64) -> bool {
     let Some(buffer) = path::claim(0) else { return false };
@@ -93,19 +93,21 @@ unsafe fn by_path_in(buffer: *mut PathBuffer, id: u64, text: u64) -> bool {
         PathBuffer::forget(buffer, start)
     };
     // SAFETY: as promised by the caller.
-    let Some(found) = (unsafe { file::look_up(tag::host(), buffer, start, CGROUP_DEV) }) else { return false };
-    // The classes, the most particular first: units, globs and containers, slices.
-    let mut scope = NO_RULE;
-    for (class, access) in [(2, ACCESS_EXEC), (1, ACCESS_WRITE), (0, ACCESS_READ)] {
-        if scope == NO_RULE && found.allow & access != 0 {
-            let excluded = found.deny & access != 0 && found.deny_rule[class] == found.allow_rule[class];
-            if !excluded {
-                scope = found.allow_rule[class];
-            }
-        }
-    }
-    if scope == NO_RULE {
+    let Some(found) = (unsafe { file::look_up(tag::host(), buffer, start, CGROUP_DEV) }) else {
         return false;
+    };
+    if found.allow & ACCESS_READ == 0 {
+        return false;
+    }
+    let mut scope = host_scope(found.allow_rule[HOST_FIRST]);
+    if found.deny & ACCESS_READ != 0 {
+        let alone = host_scope(found.allow_rule[HOST_LAST]) == scope;
+        if alone && host_scope(found.deny_rule[HOST_FIRST]) == scope {
+            // Left out of what it is in, too.
+            return true;
+        }
+        // Whose it is of several, with what they leave out, is for userspace to find out.
+        scope = UNDECIDED_SCOPE;
     }
     put(id, &Tag { scope, flags: 0 });
     let actor = Actor { held: Held::to(id, scope), ppid: emit::ppid() };

@@ -1,13 +1,14 @@
 //! The host's own table: which new cgroups belong to which scope by their path, and which programs start workloads.
 //!
-//! Paths of cgroups stand in it as if the tree were one more filesystem ([`CGROUP_DEV`]). What a path is allowed there is
-//! how particular the rule is, and the rule's number is the scope.
+//! Paths of cgroups stand in it as if the tree were one more filesystem ([`CGROUP_DEV`]); the number of the rule that allows
+//! one holds the scope.
 
 use std::collections::BTreeMap;
 
 use stockade_common::{
     file::{ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE},
-    limits::CGROUP_DEV,
+    limits::{CGROUP_DEV, UNDECIDED_SCOPE},
+    tag::{HOST_FIRST, HOST_LAST, MAX_HOST_RULES, host_rule, host_scope},
 };
 
 use super::{
@@ -19,37 +20,14 @@ use super::{
     mounts::MountTable,
 };
 
-/// How particular a rule on cgroups is. The most particular one that matches decides, whatever it excludes elsewhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
-    /// All that is in a slice.
-    Slice,
-    /// A glob on the path, or a container.
-    Path,
-    /// A unit.
-    Unit,
-}
-
-impl Class {
-    fn access(self) -> u32 {
-        match self {
-            Self::Slice => ACCESS_READ,
-            Self::Path => ACCESS_WRITE,
-            Self::Unit => ACCESS_EXEC,
-        }
-    }
-}
-
 /// A rule on the paths of new cgroups.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupRule {
     /// Glob, as in policies: `/ci.slice/**`, `**/gitlab-runner.service`.
     pub pattern: String,
-    /// How particular it is.
-    pub class: Class,
-    /// The scope's number.
+    /// The scope's number, or [`UNDECIDED_SCOPE`] if whether the rule holds is not known from the path.
     pub scope: u32,
-    /// What matches is left out of what this scope's rules match.
+    /// What matches is left out of this scope.
     pub exclude: bool,
 }
 
@@ -78,12 +56,25 @@ pub fn compile(rules: &[CgroupRule], mounts: &MountTable) -> Result<MapImage, Au
     paths.extend(programs(&LOADERS, ACCESS_READ));
     let mut filesystems: BTreeMap<u32, Filesystem> = translate(&paths, mounts);
     let tree = filesystems.entry(CGROUP_DEV).or_default();
-    for CgroupRule { pattern, class, scope, exclude } in rules {
+    let last = rules.len().min(MAX_HOST_RULES as usize) as u32;
+    for (order, CgroupRule { pattern, scope, exclude }) in (0..last).zip(rules) {
         let parts = parts(pattern);
         let floats = parts.first() == Some(&Part::Any);
-        let access = if *exclude { ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC } else { class.access() };
-        let pattern = Pattern { regex: regex(&parts), access, deny: *exclude, rule: *scope };
-        if floats { &mut tree.floating } else { &mut tree.anchored }.push(pattern);
+        let regex = regex(&parts);
+        // Of all that match, the tables keep the lowest number: that of the first, and counted backwards that of the last.
+        let first = Pattern {
+            regex: regex.clone(),
+            access: ACCESS_READ,
+            deny: *exclude,
+            rule: host_rule(order, *scope),
+        };
+        let last = Pattern {
+            regex,
+            access: ACCESS_WRITE,
+            deny: *exclude,
+            rule: host_rule(last - 1 - order, *scope),
+        };
+        if floats { &mut tree.floating } else { &mut tree.anchored }.extend([first, last]);
     }
     build(filesystems)
 }
@@ -92,30 +83,28 @@ pub fn compile(rules: &[CgroupRule], mounts: &MountTable) -> Result<MapImage, Au
 #[must_use]
 pub fn scope_of(image: &MapImage, path: &str) -> Option<u32> {
     let (anchored, floating) = super::compile::accepts(image, CGROUP_DEV, path.as_bytes())?;
-    for class in [Class::Unit, Class::Path, Class::Slice] {
-        let (bit, kind) = (class.access(), class.access().trailing_zeros() as usize);
-        let of = |allow: bool| {
-            [anchored, floating].into_iter().find_map(|accept| {
-                let (bits, rules) =
-                    if allow { (accept.allow, accept.allow_rule) } else { (accept.deny, accept.deny_rule) };
-                (bits & bit != 0).then_some(rules[kind])
-            })
-        };
-        if let Some(scope) = of(true)
-            && of(false) != Some(scope)
-        {
-            return Some(scope);
-        }
+    let rule = |kind: usize, deny: bool| {
+        let found = [anchored, floating].map(|accept| {
+            let (bits, rules) =
+                if deny { (accept.deny, accept.deny_rule) } else { (accept.allow, accept.allow_rule) };
+            (bits & 1 << kind != 0).then_some(rules[kind])
+        });
+        found.into_iter().flatten().min().map(host_scope)
+    };
+    let scope = rule(HOST_FIRST, false)?;
+    match rule(HOST_FIRST, true) {
+        None => Some(scope),
+        Some(left_out) if left_out == scope && rule(HOST_LAST, false) == Some(scope) => None,
+        Some(_) => Some(UNDECIDED_SCOPE),
     }
-    None
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn rule(pattern: &str, class: Class, scope: u32) -> CgroupRule {
-        CgroupRule { pattern: pattern.into(), class, scope, exclude: false }
+    fn rule(pattern: &str, scope: u32) -> CgroupRule {
+        CgroupRule { pattern: pattern.into(), scope, exclude: false }
     }
 
     fn image(rules: &[CgroupRule]) -> MapImage {
@@ -124,12 +113,13 @@ mod tests {
     }
 
     #[test]
-    fn the_most_particular_rule_decides() {
+    fn the_first_rule_decides() {
         let rules = [
-            rule("**/ci.slice", Class::Slice, 1),
-            rule("**/ci.slice/**", Class::Slice, 1),
-            rule("/ci.slice/build-*.service", Class::Path, 2),
-            rule("**/build-7.service", Class::Unit, 3),
+            rule("**/build-7.service", 3),
+            rule("/ci.slice/build-*.service", 2),
+            rule("**/libpod-*.scope", UNDECIDED_SCOPE),
+            rule("**/ci.slice", 1),
+            rule("**/ci.slice/**", 1),
         ];
         let image = image(&rules);
         for (path, scope) in [
@@ -139,6 +129,7 @@ mod tests {
             ("/ci.slice/build-6.service", Some(2)),
             ("/ci.slice/build-7.service", Some(3)),
             ("/system.slice/build-7.service", Some(3)),
+            ("/ci.slice/libpod-0a.scope", Some(UNDECIDED_SCOPE)),
             ("/system.slice/ci.service", None),
             ("/", None),
         ] {
@@ -147,12 +138,17 @@ mod tests {
     }
 
     #[test]
-    fn what_a_scope_excludes_another_may_have() {
-        let mut rules = vec![rule("**/ci.slice/**", Class::Slice, 1), rule("**/x.service", Class::Unit, 2)];
-        rules.push(CgroupRule { exclude: true, ..rule("**/x.service", Class::Unit, 2) });
-        rules.push(CgroupRule { exclude: true, ..rule("/ci.slice/y.service", Class::Unit, 1) });
+    fn what_is_left_out_of_one_of_several_is_undecided() {
+        let exclude = |pattern: &str, scope| CgroupRule { exclude: true, ..rule(pattern, scope) };
+        let rules = [
+            exclude("**/x.service", 2),
+            exclude("/ci.slice/y.service", 1),
+            rule("**/x.service", 2),
+            rule("**/ci.slice/**", 1),
+        ];
         let image = image(&rules);
-        assert_eq!(scope_of(&image, "/ci.slice/x.service"), Some(1));
+        assert_eq!(scope_of(&image, "/ci.slice/x.service"), Some(UNDECIDED_SCOPE));
+        assert_eq!(scope_of(&image, "/system.slice/x.service"), None);
         assert_eq!(scope_of(&image, "/ci.slice/y.service"), None);
         assert_eq!(scope_of(&image, "/ci.slice/z.service"), Some(1));
     }
