@@ -56,6 +56,8 @@ pub struct Overlay {
     pub home: Option<PathBuf>,
     /// `${user}`.
     pub user: Option<String>,
+    /// The policy is one of the host's: there is no user, and no flag could give a variable its value.
+    pub for_host: bool,
 }
 
 struct Checker<'a> {
@@ -261,6 +263,10 @@ impl Checker<'_> {
             }
         };
         match value {
+            None if self.overlay.for_host => refuse(
+                format!("${{{name}}} has no value here"),
+                "write the path: policies of the host have no variables, since nobody runs them",
+            ),
             None => refuse(format!("${{{name}}} has no value here"), missing),
             Some(Some(value)) if !value.contains(['*', '?', '{', '}', '[', ']', '\\', '\0']) => {
                 Ok(value.to_owned())

@@ -146,14 +146,7 @@ impl Checker<'_> {
                 return self.problem(span, refusal);
             }
         }
-        let is_excluded = |glob: &CgroupGlob| {
-            let inner = Spelt::new(&parts(&glob.glob));
-            self.scope.exclude.iter().any(|outer| {
-                let below = [outer, "/**"].concat();
-                [outer.as_str(), &below].iter().any(|outer| Spelt::new(&parts(outer)).covers(&inner))
-            })
-        };
-        if globs.iter().all(is_excluded) {
+        if globs.iter().all(|glob| self.scope.leaves_out(&glob.glob)) {
             let help = Some("take it out, or make `exclude` narrower".to_owned());
             return self.problem(span, Refusal { message: "`exclude` leaves all of this out".into(), help });
         }

@@ -14,7 +14,7 @@ use toml::Spanned;
 pub use self::check::check;
 use super::{
     diagnostic::Diagnostic,
-    globs::{name_covers, parts},
+    globs::{Spelt, name_covers, parts},
     parse::Source,
     rule::Refusal,
 };
@@ -170,6 +170,18 @@ pub struct Rank {
     literal: usize,
 }
 
+impl Scope {
+    /// Whether everything that matches a glob is left out. May say no where the answer is yes.
+    #[must_use]
+    pub fn leaves_out(&self, glob: &str) -> bool {
+        let inner = Spelt::new(&parts(glob));
+        self.exclude.iter().any(|outer| {
+            let below = [outer, "/**"].concat();
+            [outer.as_str(), &below].iter().any(|outer| Spelt::new(&parts(outer)).covers(&inner))
+        })
+    }
+}
+
 impl ContainerRule {
     /// Things asked of the container that its path does not tell.
     #[must_use]
@@ -219,20 +231,21 @@ impl ScopeRule {
         Rank { is_exact, conditions, is_anchored: !is_floating, literal: length }
     }
 
-    /// Whether each cgroup that matches the other rule matches this one as exactly: nothing says whose it is then.
+    /// Whether each cgroup that matches a glob of the other rule, which nothing leaves out, matches this one as exactly:
+    /// nothing says whose it is then.
     #[must_use]
-    pub fn rivals(&self, other: &Self) -> bool {
+    pub fn rivals(&self, other: &Self, is_left_out: impl Fn(&str) -> bool) -> bool {
         let nothing = ContainerRule { rootless: true, ..ContainerRule::default() };
-        let (mine, theirs) =
-            (self.container.as_ref().unwrap_or(&nothing), other.container.as_ref().unwrap_or(&nothing));
-        let spelt = |glob: &str| super::globs::Spelt::new(&parts(glob));
-        mine.covers(theirs)
-            && self.globs.iter().any(|mine| {
-                other.globs.iter().any(|theirs| {
-                    self.rank(&mine.glob) == other.rank(&theirs.glob)
-                        && spelt(&mine.glob).covers(&spelt(&theirs.glob))
-                })
-            })
+        let mine = self.container.as_ref().unwrap_or(&nothing);
+        let theirs = other.container.as_ref().unwrap_or(&nothing);
+        if !mine.covers(theirs) {
+            return false;
+        }
+        let spelt = |glob: &str| Spelt::new(&parts(glob));
+        other.globs.iter().filter(|theirs| !is_left_out(&theirs.glob)).any(|theirs| {
+            let (rank, inner) = (other.rank(&theirs.glob), spelt(&theirs.glob));
+            self.globs.iter().any(|mine| self.rank(&mine.glob) == rank && spelt(&mine.glob).covers(&inner))
+        })
     }
 
     /// A complaint about it.

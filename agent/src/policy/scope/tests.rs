@@ -112,13 +112,14 @@ containers = [{ runtime = 'podman' }, { runtime = 'podman', name = 'job-*' }, { 
     )
     .unwrap();
     let rank = |index: usize| scope.rules[index].rank(&scope.rules[index].globs[0].glob);
+    let rivals = |a: usize, b: usize| scope.rules[a].rivals(&scope.rules[b], |_| false);
     assert!(rank(0) > rank(1), "a name over a glob");
     assert!(rank(2) > rank(0), "a path over a name");
     assert_eq!(rank(1), rank(3));
     assert!(rank(4) > rank(5), "from the root over anywhere");
     assert!(rank(6) > rank(4) && rank(7) > rank(6), "what more is asked of");
-    assert!(scope.rules[1].rivals(&scope.rules[3]) && !scope.rules[0].rivals(&scope.rules[1]));
-    assert!(!scope.rules[6].rivals(&scope.rules[7]) && scope.rules[6].rivals(&scope.rules[6]));
+    assert!(rivals(1, 3) && !rivals(0, 1));
+    assert!(!rivals(6, 7) && rivals(6, 6));
 }
 
 proptest! {

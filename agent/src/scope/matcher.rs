@@ -1,0 +1,418 @@
+//! Which cgroup belongs to which policy. Pure.
+//!
+//! A cgroup belongs where its nearest ancestor does that matches anything, itself first. If more than one rule matches that
+//! ancestor the most exact one holds. What a policy excludes is, with all below, none of its, and may be another's.
+//!
+//! That is what a *path* says. Whoever makes cgroups inside a policed one could choose among policies by their names:
+//! the core lets what a policed process makes stay where its parent is.
+
+use std::{
+    cmp::Reverse,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
+
+use super::host::HostPolicies;
+use crate::policy::{
+    globs::{Spelt, parts},
+    scope::{ContainerRule, Rank, Scope},
+};
+
+/// The scopes of all policies, ready to be matched.
+#[derive(Debug, Default)]
+pub struct Matcher {
+    patterns: Vec<Pattern>,
+    excludes: Vec<(usize, String, Spelt)>,
+    containers: Vec<(usize, usize, ContainerRule)>,
+    names: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Pattern {
+    glob: String,
+    spelt: Spelt,
+    rank: Rank,
+    policy: usize,
+    rule: usize,
+    needs_container: bool,
+}
+
+/// A glob for the tables of the kernel programs, so that a cgroup is held to its policy as it is made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KernelPattern {
+    /// In the syntax of [`crate::policy::globs`], matched against the path of the cgroup itself, not of those above it.
+    pub glob: String,
+    /// Index of the policy.
+    pub policy: usize,
+    /// Whether the rule holds is not known before the container's state is read.
+    pub needs_container: bool,
+    /// What matches is left out of this policy, whatever else matches.
+    pub exclude: bool,
+}
+
+/// A rule that matches a cgroup, or one above it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Match {
+    /// Index of the policy.
+    pub policy: usize,
+    /// Index of the rule in its scope.
+    pub rule: usize,
+    /// The cgroup that matches: the one that was asked for, or one above it.
+    pub cgroup: PathBuf,
+    /// Another policy's rule matches as well.
+    pub warning: Option<String>,
+}
+
+/// What a path says about a cgroup.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Matches {
+    /// Rules that hold if the container is one they ask for, best first.
+    pub needs_container: Vec<Match>,
+    /// The rule that holds if none of those does.
+    pub otherwise: Option<Match>,
+}
+
+/// Whether a container is one that a rule asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Holds {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+    /// That cannot be found out, and why.
+    Unknown(String),
+}
+
+/// Where a cgroup belongs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Belongs {
+    /// The policy; nothing is asked of the cgroup if `None`.
+    pub to: Option<Match>,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+impl Matches {
+    /// Decides, asking about containers. Where a container's state cannot be read the rule is taken to hold: rather is
+    /// a container policed that need not be than the other way round.
+    pub fn decide(self, mut holds: impl FnMut(&Match) -> Holds) -> Belongs {
+        let mut warnings = Vec::new();
+        for candidate in self.needs_container {
+            match holds(&candidate) {
+                Holds::No => continue,
+                Holds::Yes => {}
+                Holds::Unknown(why) => warnings.push(format!(
+                    "{}: {why}; it is held to the policy as if the rule matched",
+                    candidate.cgroup.display()
+                )),
+            }
+            warnings.extend(candidate.warning.clone());
+            return Belongs { to: Some(candidate), warnings };
+        }
+        warnings.extend(self.otherwise.as_ref().and_then(|found| found.warning.clone()));
+        Belongs { to: self.otherwise, warnings }
+    }
+}
+
+impl Matcher {
+    /// Makes the policies' scopes ready.
+    #[must_use]
+    pub fn new(policies: &HostPolicies) -> Self {
+        let named =
+            policies.policies.iter().map(|policy| (policy.name.as_str(), policy.policy.scope.as_ref()));
+        Self::of_scopes(named)
+    }
+
+    /// From names and scopes, in the order of the policies' indices.
+    pub fn of_scopes<'a>(scopes: impl Iterator<Item = (&'a str, Option<&'a Scope>)>) -> Self {
+        let mut matcher = Self::default();
+        for (policy, (name, scope)) in scopes.enumerate() {
+            matcher.names.push(name.to_owned());
+            let Some(Scope { rules, exclude, start: _ }) = scope else { continue };
+            let spelt = |glob: &String| Spelt::new(&parts(glob));
+            matcher.excludes.extend(exclude.iter().map(|glob| (policy, glob.clone(), spelt(glob))));
+            for (index, rule) in rules.iter().enumerate() {
+                if let Some(container) = &rule.container {
+                    matcher.containers.push((policy, index, container.clone()));
+                }
+                matcher.patterns.extend(rule.globs.iter().map(|glob| Pattern {
+                    glob: glob.glob.clone(),
+                    spelt: spelt(&glob.glob),
+                    rank: rule.rank(&glob.glob),
+                    policy,
+                    rule: index,
+                    needs_container: glob.needs_container,
+                }));
+            }
+        }
+        matcher.patterns.sort_by_key(|pattern| (Reverse(pattern.rank), pattern.policy, pattern.rule));
+        matcher
+    }
+
+    /// What the container rule behind a match asks for.
+    #[must_use]
+    pub fn container_rule(&self, found: &Match) -> Option<&ContainerRule> {
+        let is_it = |(policy, rule, _): &&(usize, usize, _)| (*policy, *rule) == (found.policy, found.rule);
+        self.containers.iter().find(is_it).map(|(_, _, container)| container)
+    }
+
+    /// What a cgroup's path, from the root of the v2 hierarchy, says about it.
+    #[must_use]
+    pub fn match_path(&self, path: &Path) -> Matches {
+        let bytes = path.as_os_str().as_bytes();
+        let names: Vec<&[u8]> = bytes.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).collect();
+        let is_excluded = |policy: usize| {
+            let mut excludes = self.excludes.iter().filter(|(of, _, _)| *of == policy);
+            excludes.any(|(_, _, spelt)| (1..=names.len()).any(|depth| spelt.matches(&names[..depth])))
+        };
+        let excluded: Vec<bool> = (0..self.names.len()).map(is_excluded).collect();
+        let mut matches = Matches::default();
+        for depth in (1..=names.len()).rev() {
+            let here = &names[..depth];
+            // Best first, as they are sorted.
+            let hits: Vec<&Pattern> = self
+                .patterns
+                .iter()
+                .filter(|pattern| !excluded[pattern.policy] && pattern.spelt.matches(here))
+                .collect();
+            for (index, hit) in hits.iter().enumerate() {
+                let cgroup = cgroup(here);
+                let rival = hits[index + 1..]
+                    .iter()
+                    .take_while(|other| other.rank == hit.rank)
+                    .find(|other| other.policy != hit.policy && other.needs_container == hit.needs_container);
+                let warning = rival.map(|other| {
+                    format!(
+                        "{} matches policy {:?} by {} and policy {:?} by {} as exactly: the first one holds",
+                        cgroup.display(),
+                        self.names[hit.policy],
+                        hit.glob,
+                        self.names[other.policy],
+                        other.glob
+                    )
+                });
+                let found = Match { policy: hit.policy, rule: hit.rule, cgroup, warning };
+                if !hit.needs_container {
+                    matches.otherwise = Some(found);
+                    return matches;
+                }
+                let is_new = |other: &Match| {
+                    (other.policy, other.rule, &other.cgroup) != (found.policy, found.rule, &found.cgroup)
+                };
+                if matches.needs_container.iter().all(is_new) {
+                    matches.needs_container.push(found);
+                }
+            }
+        }
+        matches
+    }
+
+    /// Globs for the kernel, best first: of those that match a cgroup the first one holds that is not excluded.
+    #[must_use]
+    pub fn kernel_patterns(&self) -> Vec<KernelPattern> {
+        let excludes = self.excludes.iter().map(|(policy, glob, _)| KernelPattern {
+            glob: glob.clone(),
+            policy: *policy,
+            needs_container: false,
+            exclude: true,
+        });
+        let patterns = self.patterns.iter().map(|pattern| KernelPattern {
+            glob: pattern.glob.clone(),
+            policy: pattern.policy,
+            needs_container: pattern.needs_container,
+            exclude: false,
+        });
+        excludes.chain(patterns).collect()
+    }
+}
+
+fn cgroup(names: &[&[u8]]) -> PathBuf {
+    let mut path = PathBuf::from("/");
+    path.extend(names.iter().map(|name| std::ffi::OsStr::from_bytes(name)));
+    path
+}
+
+#[cfg(test)]
+mod tests {
+
+    use proptest::prelude::*;
+    use regex_automata::dfa::{Automaton as _, dense};
+
+    use super::*;
+    use crate::policy::{
+        check::{self, Overlay},
+        globs::regex,
+        parse::{Document, Source},
+    };
+
+    fn scope(text: &str) -> Option<Scope> {
+        let source = Source { name: "p".into(), text: format!("version = 1\n[scope]\n{text}\n") };
+        let document = Document::new(source).ok()?;
+        check::check(&[document], &Overlay::default()).ok()?.scope
+    }
+
+    fn matcher(scopes: &[&str]) -> Matcher {
+        let scopes: Vec<Scope> = scopes.iter().map(|text| scope(text).expect(text)).collect();
+        let names = ["zero", "one", "two", "three"];
+        Matcher::of_scopes(names.into_iter().zip(scopes.iter().map(Some)))
+    }
+
+    fn policy(matcher: &Matcher, path: &str) -> Option<usize> {
+        matcher.match_path(Path::new(path)).otherwise.map(|found| found.policy)
+    }
+
+    #[test]
+    fn the_nearest_cgroup_above_that_matches_decides() {
+        let matcher =
+            matcher(&["slices = ['ci.slice']", "units = ['job@*.service']", "cgroups = ['/lab/*/x']"]);
+        for (path, expected) in [
+            ("/", None),
+            ("/system.slice/x.service", None),
+            ("/ci.slice", Some(0)),
+            ("/ci.slice/ci-linux.slice/a.service/b", Some(0)),
+            ("/user.slice/u/ci.slice/c", Some(0)),
+            ("/ci.slice/job@1.service", Some(1)),
+            ("/ci.slice/job@1.service/payload", Some(1)),
+            ("/system.slice/job@1.service", Some(1)),
+            ("/lab/one", None),
+            ("/lab/one/x/y", Some(2)),
+            ("/ci.slicer", None),
+        ] {
+            assert_eq!(policy(&matcher, path), expected, "{path}");
+        }
+        let found = matcher.match_path(Path::new("/ci.slice/job@1.service/payload")).otherwise.unwrap();
+        assert_eq!((found.cgroup.as_path(), found.rule), (Path::new("/ci.slice/job@1.service"), 0));
+    }
+
+    #[test]
+    fn the_most_exact_rule_wins_and_a_tie_is_told() {
+        let m = matcher(&["units = ['a*.service']", "units = ['ab.service']", "units = ['*c.service']"]);
+        assert_eq!(policy(&m, "/system.slice/ab.service"), Some(1));
+        assert_eq!(policy(&m, "/system.slice/axc.service"), Some(0), "the first policy");
+        let found = m.match_path(Path::new("/system.slice/axc.service")).otherwise.unwrap();
+        let warning = found.warning.unwrap();
+        assert!(warning.contains("\"zero\"") && warning.contains("\"two\""), "{warning}");
+        assert_eq!(m.match_path(Path::new("/system.slice/ab.service")).otherwise.unwrap().warning, None);
+    }
+
+    #[test]
+    fn what_is_excluded_may_be_anothers() {
+        let m = matcher(&[
+            "slices = ['ci.slice']",
+            "units = ['job.service']\nexclude = ['/ci.slice/job.service/x']",
+        ]);
+        assert_eq!(policy(&m, "/ci.slice/job.service/y"), Some(1));
+        assert_eq!(policy(&m, "/ci.slice/job.service/x/z"), Some(0));
+        let m = matcher(&["slices = ['ci.slice']\nexclude = ['**/cache.service']"]);
+        assert_eq!(policy(&m, "/ci.slice/cache.service/x"), None);
+    }
+
+    #[test]
+    fn a_container_needs_more_than_its_path() {
+        let id = "ab".repeat(32);
+        let m = matcher(&[
+            "slices = ['ci.slice']",
+            "containers = [{ runtime = 'docker', name = 'job-*' }, { runtime = 'docker', label = 'ci' }]",
+            "containers = [{ runtime = 'docker' }]",
+        ]);
+        let path = format!("/ci.slice/docker-{id}.scope/init");
+        let matches = m.match_path(Path::new(&path));
+        let rules: Vec<_> = matches.needs_container.iter().map(|found| (found.policy, found.rule)).collect();
+        assert_eq!(rules, [(1, 0), (1, 1)]);
+        assert_eq!(matches.otherwise.as_ref().map(|found| found.policy), Some(2), "nearer than the slice");
+        assert!(m.container_rule(&matches.needs_container[1]).unwrap().label.is_some());
+        let by = |answers: [Holds; 2]| {
+            let mut answers = answers.into_iter();
+            let belongs = matches.clone().decide(|_| answers.next().unwrap());
+            (belongs.to.map(|found| (found.policy, found.rule)), belongs.warnings.len())
+        };
+        assert_eq!(by([Holds::No, Holds::Yes]), (Some((1, 1)), 0));
+        assert_eq!(by([Holds::No, Holds::No]), (Some((2, 0)), 0));
+        assert_eq!(by([Holds::Unknown("gone".into()), Holds::Yes]), (Some((1, 0)), 1), "fails closed");
+    }
+
+    fn dfa(glob: &str) -> dense::DFA<Vec<u32>> {
+        dense::DFA::new(&format!("^(?:{})$", regex(&parts(glob)))).unwrap()
+    }
+
+    /// What the kernel programs do with the globs: the path of each cgroup on the way is matched as a whole.
+    fn by_globs(patterns: &[KernelPattern], path: &str) -> Option<(usize, bool)> {
+        let automata: Vec<_> = patterns.iter().map(|pattern| (pattern, dfa(&pattern.glob))).collect();
+        let matches = |dfa: &dense::DFA<Vec<u32>>, path: &str| {
+            dfa.try_search_fwd(&regex_automata::Input::new(path)).unwrap().is_some()
+        };
+        let mut ways: Vec<&str> = path.match_indices('/').skip(1).map(|(at, _)| &path[..at]).collect();
+        ways.push(path);
+        let is_out = |policy: usize| {
+            automata.iter().any(|(pattern, dfa)| {
+                pattern.exclude && pattern.policy == policy && ways.iter().any(|way| matches(dfa, way))
+            })
+        };
+        ways.iter().rev().find_map(|way| {
+            let hit = automata
+                .iter()
+                .find(|(pattern, dfa)| !pattern.exclude && !is_out(pattern.policy) && matches(dfa, way))?;
+            Some((hit.0.policy, hit.0.needs_container))
+        })
+    }
+
+    fn glob() -> impl Strategy<Value = String> {
+        let part =
+            prop_oneof![Just("a"), Just("b"), Just("ab"), Just("a*"), Just("*b"), Just("?"), Just("**")];
+        proptest::collection::vec(part, 1..4).prop_map(|parts| format!("/{}", parts.join("/")))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn the_kernels_globs_say_the_same(
+            globs in proptest::collection::vec((glob(), glob()), 1..4),
+            path in proptest::collection::vec(prop_oneof![Just("a"), Just("b"), Just("ab"), Just("x.service"), Just("docker")], 1..5),
+            container in any::<bool>(),
+        ) {
+            let scopes: Vec<Scope> = globs
+                .iter()
+                .filter_map(|(glob, exclude)| {
+                    scope(&format!("units = ['x.service']\ncontainers = [{{ runtime = 'docker', name = 'j' }}]\ncgroups = ['{glob}']\nexclude = ['{exclude}']"))
+                })
+                .collect();
+            let matcher = Matcher::of_scopes(std::iter::repeat("p").zip(scopes.iter().map(Some)));
+            let mut path = format!("/{}", path.join("/"));
+            if container {
+                path.push_str(&format!("/docker-{}.scope", "0".repeat(64)));
+            }
+            let matches = matcher.match_path(Path::new(&path));
+            let first = matches.needs_container.first().map(|found| (found.policy, true));
+            let found = first.or(matches.otherwise.map(|found| (found.policy, false)));
+            prop_assert_eq!(found, by_globs(&matcher.kernel_patterns(), &path));
+        }
+    }
+
+    #[test]
+    fn a_tree_of_all_kinds_is_told_apart_by_the_globs_too() {
+        let m = matcher(&[
+            "units = ['gitlab-runner.service', 'cpu.service']\nslices = ['ci.slice']",
+            "containers = [{ runtime = 'any' }]\nexclude = ['/lxc.payload.quiet']",
+            "containers = [{ runtime = 'lxc', name = 'job' }]",
+        ]);
+        let id = "0123456789abcdef".repeat(4);
+        for path in [
+            "/system.slice/gitlab-runner.service/job".to_owned(),
+            "/system.slice/_cpu.service".to_owned(),
+            "/system.slice/cpu.service".to_owned(),
+            "/ci.slice/x.scope".to_owned(),
+            format!("/system.slice/docker-{id}.scope"),
+            format!("/machine.slice/libpod-{id}.scope/container"),
+            format!("/machine.slice/libpod-conmon-{id}.scope"),
+            "/lxc.payload.quiet/x".to_owned(),
+            "/lxc.payload.job/system.slice".to_owned(),
+            "/lxc.payload.job-2".to_owned(),
+            "/lxc.monitor.job".to_owned(),
+        ] {
+            let matches = m.match_path(Path::new(&path));
+            let first = matches.needs_container.first().map(|found| (found.policy, true));
+            let found = first.or(matches.otherwise.map(|found| (found.policy, false)));
+            assert_eq!(found, by_globs(&m.kernel_patterns(), &path), "{path}");
+        }
+    }
+}
