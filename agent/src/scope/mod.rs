@@ -2,10 +2,13 @@
 
 pub mod cgroup;
 pub mod command;
+pub mod container;
 pub mod host;
 pub mod launch;
 pub mod matcher;
 pub mod signals;
+pub mod target;
 pub mod terminal;
+pub mod tree;
 pub mod trusted;
 pub mod user;
