@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::trusted::{self, Links, Untrusted};
+use super::{
+    matcher::Matcher,
+    trusted::{self, Links, Untrusted},
+};
 use crate::policy::{
     check::{self, Overlay},
     checked::CheckedPolicy,
@@ -172,6 +175,29 @@ fn rivals(loaded: &HostPolicies) -> Vec<Diagnostic> {
     problems
 }
 
+/// Refuses policies that claim the cgroup the daemon itself is in: nobody could let go of it.
+///
+/// # Errors
+/// Each rule that matches it, or a cgroup above it.
+pub fn spare(policies: &HostPolicies, own: &Path) -> Result<(), Diagnostics> {
+    let matches = Matcher::new(policies).match_path(own);
+    let problems: Vec<Diagnostic> = matches
+        .needs_container
+        .iter()
+        .chain(&matches.otherwise)
+        .filter_map(|found| {
+            let rule = policies.policies.get(found.policy)?.policy.scope.as_ref()?.rules.get(found.rule)?;
+            let message =
+                format!("this matches {}: the daemon itself is in {}", found.cgroup.display(), own.display());
+            let help = Some(
+                "make it narrower, leave that out by `exclude`, or run the daemon in its own slice".into(),
+            );
+            Some(rule.diagnostic(Refusal { message, help }))
+        })
+        .collect();
+    if problems.is_empty() { Ok(()) } else { Err(Diagnostics(problems)) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -270,6 +296,18 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
         let message = loaded(&dir).unwrap_err();
         assert!(message.contains("a.toml:2") && message.contains("chmod go-w"), "{message}");
+    }
+
+    #[test]
+    fn the_daemon_is_spared() {
+        let dir =
+            directory(&[("a.toml", "[scope]\nslices = ['system.slice']\nexclude = ['**/sshd.service']")]);
+        let policies = loaded(&dir).unwrap();
+        let error = spare(&policies, Path::new("/system.slice/stockade.service")).unwrap_err().to_string();
+        assert!(error.contains("a.toml:3") && error.contains("this matches /system.slice"), "{error}");
+        assert!(spare(&policies, Path::new("/system.slice/sshd.service")).is_ok());
+        assert!(spare(&policies, Path::new("/stockade.slice/stockade.service")).is_ok());
+        assert!(spare(&policies, Path::new("/")).is_ok());
     }
 
     #[test]

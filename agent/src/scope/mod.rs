@@ -3,9 +3,11 @@
 pub mod cgroup;
 pub mod command;
 pub mod container;
+pub mod held;
 pub mod host;
 pub mod launch;
 pub mod matcher;
+pub mod running;
 pub mod signals;
 pub mod target;
 pub mod terminal;

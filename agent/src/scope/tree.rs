@@ -239,7 +239,7 @@ fn numbers(text: &str, path: &Path) -> Result<BTreeSet<u32>, TreeError> {
 }
 
 /// The process a thread belongs to, if it is still there.
-fn process_of(thread: u32) -> Option<u32> {
+pub(super) fn process_of(thread: u32) -> Option<u32> {
     let status = fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
     status.lines().find_map(|line| line.strip_prefix("Tgid:"))?.trim().parse().ok()
 }

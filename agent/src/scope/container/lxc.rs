@@ -46,8 +46,8 @@ fn place(inspector: &Inspector) -> Result<PathBuf, StateError> {
         Err(error) => return Err(error.into()),
     };
     let text = String::from_utf8_lossy(&bytes);
-    let values = text
+    let mut values = text
         .lines()
         .filter_map(|line| line.trim().strip_prefix("lxc.lxcpath")?.trim_start().strip_prefix('='));
-    Ok(inspector.path(values.last().map_or(PLACE, str::trim)))
+    Ok(inspector.path(values.next_back().map_or(PLACE, str::trim)))
 }
