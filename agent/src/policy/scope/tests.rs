@@ -129,3 +129,17 @@ proptest! {
         let _ = checked(&format!("cgroups = ['{text}']"));
     }
 }
+
+#[test]
+fn the_examples_in_the_documentation_are_right() {
+    let text = include_str!("../../../../docs/scopes.md");
+    let examples: Vec<String> = text
+        .split("\n\n")
+        .filter(|block| block.lines().all(|line| line.starts_with("    ")) && block.contains(" = "))
+        .map(|block| block.replace("    [scope]\n", ""))
+        .collect();
+    assert!(examples.len() >= 8, "{examples:?}");
+    for example in examples {
+        assert!(checked(&example).is_ok(), "{example}: {:?}", checked(&example));
+    }
+}

@@ -21,6 +21,7 @@ use self::{
     },
 };
 use super::tree::process_of;
+use crate::policy::{compile::path_bits, image::MapImage, mounts::MountTable};
 
 /// Most bytes of a name or value that are shown.
 const MAX_SHOWN: usize = 200;
@@ -101,8 +102,17 @@ fn shown(bytes: &[u8]) -> String {
     out
 }
 
-/// Looks at what processes hold. They should be frozen. `allowed` says whether a path may be opened for `ACCESS_*` under
-/// the policy: what may be opened again is no news. At most `limit` things are named, the others counted.
+/// Whether a compiled policy lets a path be opened, for [`held`]; `mounts` are those it was compiled for.
+pub fn by_policy<'a>(image: &'a MapImage, mounts: &'a MountTable) -> impl Fn(&Path, u32) -> bool + 'a {
+    move |path, access| {
+        let inside = mounts.inside(path.as_os_str().as_encoded_bytes());
+        let bits = inside.and_then(|(mount, inside)| path_bits(image, mount.dev, &inside));
+        bits.is_some_and(|(allow, deny)| allow & access == access && deny & access == 0)
+    }
+}
+
+/// Looks at what processes hold. They should be frozen. `allowed` says whether a path, as it is seen here, may be opened for
+/// `ACCESS_*` under the policy: what may be opened again is no news. At most `limit` things are named, the others counted.
 #[must_use]
 pub fn held(pids: &BTreeSet<u32>, allowed: &dyn Fn(&Path, u32) -> bool, limit: usize) -> Report {
     let mut search = Search {
@@ -112,6 +122,7 @@ pub fn held(pids: &BTreeSet<u32>, allowed: &dyn Fn(&Path, u32) -> bool, limit: u
         dropped: 0,
         sockets: Vec::new(),
         unread: Vec::new(),
+        is_elsewhere: false,
     };
     for pid in pids {
         if let Err(error) = search.process(*pid)
@@ -140,9 +151,15 @@ struct Search<'a> {
     /// Sockets by inode, with the path of the descriptor: what they are is looked up at the end, table by table.
     sockets: Vec<(u64, Holder, PathBuf)>,
     unread: Vec<String>,
+    /// The process at hand sees other mounts: its paths mean something else, and none of them is known to be allowed.
+    is_elsewhere: bool,
 }
 
 impl Search<'_> {
+    fn is_allowed(&self, path: &Path, access: u32) -> bool {
+        !self.is_elsewhere && (self.allowed)(path, access)
+    }
+
     fn add(&mut self, what: What, holder: Holder) {
         if let Some((_, others)) = self.found.get_mut(&what) {
             *others += 1;
@@ -155,6 +172,8 @@ impl Search<'_> {
 
     fn process(&mut self, pid: u32) -> io::Result<()> {
         let directory = self.proc.join(pid.to_string());
+        let mounts = |directory: &Path| fs::read_link(directory.join("ns/mnt"));
+        self.is_elsewhere = mounts(&directory)? != mounts(&self.proc.join("self"))?;
         let name = shown(read(&directory.join("comm"))?.trim_ascii_end());
         let holder = Holder { pid, name, descriptor: None };
         let parts = [
@@ -189,7 +208,7 @@ impl Search<'_> {
     fn mappings(&mut self, directory: &Path, holder: &Holder) -> io::Result<()> {
         let maps = read(&directory.join("maps"))?;
         for line in String::from_utf8_lossy(&maps).lines() {
-            if let Some(what) = mapping(line, self.allowed) {
+            if let Some(what) = mapping(line, &|path, access| self.is_allowed(path, access)) {
                 self.add(what, holder.clone());
             }
         }
@@ -217,7 +236,8 @@ impl Search<'_> {
             // Without it a device would be called a file: no reason to say nothing.
             let metadata = fs::metadata(&path).ok();
             let holder = Holder { descriptor: Some(number), ..holder.clone() };
-            match descriptor(link.as_encoded_bytes(), &info, metadata.as_ref(), self.allowed) {
+            let allowed = |path: &Path, access| self.is_allowed(path, access);
+            match descriptor(link.as_encoded_bytes(), &info, metadata.as_ref(), &allowed) {
                 Found::Socket(inode) => self.sockets.push((inode, holder, path)),
                 Found::What(what) => self.add(what, holder),
                 Found::Nothing => {}

@@ -11,6 +11,8 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
+use stockade_common::file::{ACCESS_READ, ACCESS_WRITE};
+
 use super::*;
 
 /// A process that has the descriptors it is given and has said that it runs.
@@ -165,6 +167,29 @@ fn who_is_gone_holds_nothing() {
     let mut child = Command::new("true").spawn().unwrap();
     child.wait().unwrap();
     assert_eq!(held(&BTreeSet::from([child.id()]), &|_, _| false, 10), Report::default());
+}
+
+#[test]
+fn a_compiled_policy_says_what_may_be_opened_again() {
+    use crate::policy::{check, checked::CheckedPolicy, compile};
+    let mounts = MountTable::parse(b"1 0 8:1 / / rw - ext4 x rw\n2 1 8:2 / /srv rw - ext4 y rw\n").unwrap();
+    let overlay = check::Overlay {
+        allow_read: vec!["/srv/a/**".into()],
+        deny_file: vec!["/srv/a/.env".into()],
+        ..check::Overlay::default()
+    };
+    let policy: CheckedPolicy = check::check(&[], &overlay).unwrap();
+    let (image, _) = compile::compile(&policy, &mounts).unwrap();
+    let allowed = by_policy(&image, &mounts);
+    assert!(allowed(Path::new("/srv/a/b"), ACCESS_READ));
+    for (path, access) in [
+        ("/srv/a/b", ACCESS_WRITE),
+        ("/srv/a/.env", ACCESS_READ),
+        ("/srv/b", ACCESS_READ),
+        ("x", ACCESS_READ),
+    ] {
+        assert!(!allowed(Path::new(path), access), "{path}");
+    }
 }
 
 #[test]

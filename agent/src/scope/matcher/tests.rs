@@ -174,3 +174,31 @@ fn a_tree_of_all_kinds_is_told_apart_by_the_globs_too() {
         assert_eq!(found, by_globs(&m.kernel_patterns(), &path), "{path}");
     }
 }
+
+#[test]
+fn all_kinds_of_containers_fit_the_kernels_tables() {
+    use crate::policy::automaton::{Pattern, Tables};
+    let m = matcher(&[
+        "containers = [{ runtime = 'any' }, { name = 'job-*' }, { runtime = 'docker', label = 'ci' }]",
+        "units = ['gitlab-runner.service', 'actions.runner.*.service']\nslices = ['ci.slice', 'lab-*.slice']",
+        "cgroups = ['/machine.slice/**/payload', '/lab/*/job-?']",
+    ]);
+    let mut patterns: Vec<Pattern> = m
+        .kernel_patterns()
+        .iter()
+        .enumerate()
+        .map(|(index, pattern)| Pattern {
+            regex: regex(&parts(&pattern.glob)),
+            access: 1,
+            deny: false,
+            rule: index as u32,
+        })
+        .collect();
+    patterns.sort();
+    let mut tables = Tables::default();
+    let start = tables.add(&patterns).unwrap();
+    assert!(tables.next.len() < 16_384, "{} entries", tables.next.len());
+    let state = tables.run(start, format!("/system.slice/docker-{}.scope", "a".repeat(64)).as_bytes());
+    let accept = tables.states[(state & stockade_common::file::STATE_MASK) as usize] >> 32;
+    assert_ne!(tables.accepts[accept as usize], stockade_common::file::Accept::NOTHING);
+}
