@@ -207,14 +207,18 @@ impl Matcher {
         matches
     }
 
-    /// Globs for the kernel, best first: of those that match a cgroup the first one holds that is not excluded.
+    /// Globs for the kernel, best first: of those that match a cgroup the first one holds whose policy has no `exclude` that
+    /// matches it, too. What is below an excluded cgroup is spelt out as a glob of its own.
     #[must_use]
     pub fn kernel_patterns(&self) -> Vec<KernelPattern> {
-        let excludes = self.excludes.iter().map(|(policy, glob, _)| KernelPattern {
-            glob: glob.clone(),
-            policy: *policy,
-            needs_container: false,
-            exclude: true,
+        let excludes = self.excludes.iter().flat_map(|(policy, glob, _)| {
+            let below = (!glob.ends_with("**")).then(|| format!("{glob}/**"));
+            std::iter::once(glob.clone()).chain(below).map(|glob| KernelPattern {
+                glob,
+                policy: *policy,
+                needs_container: false,
+                exclude: true,
+            })
         });
         let patterns = self.patterns.iter().map(|pattern| KernelPattern {
             glob: pattern.glob.clone(),

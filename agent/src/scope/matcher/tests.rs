@@ -104,9 +104,9 @@ fn by_globs(patterns: &[KernelPattern], path: &str) -> Option<(usize, bool)> {
     let mut ways: Vec<&str> = path.match_indices('/').skip(1).map(|(at, _)| &path[..at]).collect();
     ways.push(path);
     let is_out = |policy: usize| {
-        automata.iter().any(|(pattern, dfa)| {
-            pattern.exclude && pattern.policy == policy && ways.iter().any(|way| matches(dfa, way))
-        })
+        automata
+            .iter()
+            .any(|(pattern, dfa)| pattern.exclude && pattern.policy == policy && matches(dfa, path))
     };
     ways.iter().rev().find_map(|way| {
         let hit = automata
