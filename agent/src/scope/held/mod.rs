@@ -122,6 +122,7 @@ pub fn held(pids: &BTreeSet<u32>, allowed: &dyn Fn(&Path, u32) -> bool, limit: u
         dropped: 0,
         sockets: Vec::new(),
         unread: Vec::new(),
+        alive: vec![Path::new("/proc/self").to_path_buf()],
         is_elsewhere: false,
     };
     for pid in pids {
@@ -131,7 +132,7 @@ pub fn held(pids: &BTreeSet<u32>, allowed: &dyn Fn(&Path, u32) -> bool, limit: u
             search.unread.push(format!("process {pid}: {error}"));
         }
     }
-    search.sockets(pids);
+    search.sockets();
     search.traced(pids);
     let Search { found, dropped, unread, .. } = search;
     let more = dropped + found.len().saturating_sub(limit);
@@ -151,6 +152,8 @@ struct Search<'a> {
     /// Sockets by inode, with the path of the descriptor: what they are is looked up at the end, table by table.
     sockets: Vec<(u64, Holder, PathBuf)>,
     unread: Vec<String>,
+    /// Where /proc tells of the processes.
+    alive: Vec<PathBuf>,
     /// The process at hand sees other mounts: its paths mean something else, and none of them is known to be allowed.
     is_elsewhere: bool,
 }
@@ -172,16 +175,17 @@ impl Search<'_> {
 
     fn process(&mut self, pid: u32) -> io::Result<()> {
         let directory = self.proc.join(pid.to_string());
-        let mounts = |directory: &Path| fs::read_link(directory.join("ns/mnt"));
-        self.is_elsewhere = mounts(&directory)? != mounts(&self.proc.join("self"))?;
+        let Some(alive) = self.alive(&directory)? else { return Ok(()) };
+        self.is_elsewhere = mounts(&alive)? != mounts(&self.proc.join("self"))?;
         let name = shown(read(&directory.join("comm"))?.trim_ascii_end());
         let holder = Holder { pid, name, descriptor: None };
         let parts = [
             ("descriptors", self.descriptors(&directory, &holder)),
             ("threads", self.threads(&directory, &holder)),
-            ("mappings", self.mappings(&directory, &holder)),
-            ("environment", self.environment(&directory, &holder)),
+            ("mappings", self.mappings(&alive, &holder)),
+            ("environment", self.environment(&alive, &holder)),
         ];
+        self.alive.push(alive);
         for (part, result) in parts {
             if let Err(error) = result
                 && !is_gone(&error)
@@ -192,12 +196,29 @@ impl Search<'_> {
         Ok(())
     }
 
+    /// Where to look: at the process, or if its first thread has ended at another. `None` if all have.
+    fn alive(&self, directory: &Path) -> io::Result<Option<PathBuf>> {
+        let threads = match mounts(directory) {
+            Ok(_) => return Ok(Some(directory.to_path_buf())),
+            Err(error) if is_gone(&error) => numbered(&directory.join("task"))?,
+            Err(error) => return Err(error),
+        };
+        let threads = threads.into_iter().map(|(thread, _)| self.proc.join(thread.to_string()));
+        Ok(threads.into_iter().find(|path| mounts(path).is_ok()))
+    }
+
     fn threads(&mut self, directory: &Path, holder: &Holder) -> io::Result<()> {
         for (thread, path) in numbered(&directory.join("task"))? {
             if thread != holder.pid && has_own_descriptors(holder.pid, thread) {
-                self.descriptors(&path, holder)?;
+                match self.descriptors(&path, holder) {
+                    Err(error) if is_gone(&error) => continue,
+                    looked => looked?,
+                }
             }
-            let status = read(&path.join("status"))?;
+            let status = match read(&path.join("status")) {
+                Err(error) if is_gone(&error) => continue,
+                status => status?,
+            };
             if let Some(pid) = tracer(&String::from_utf8_lossy(&status)) {
                 self.add(What::TracedBy { pid: process_of(pid).unwrap_or(pid) }, holder.clone());
             }
@@ -247,15 +268,14 @@ impl Search<'_> {
     }
 
     /// Looks sockets up in the tables of each network namespace one of the processes is in, and of ours.
-    fn sockets(&mut self, pids: &BTreeSet<u32>) {
+    fn sockets(&mut self) {
         let wanted: HashSet<u64> = self.sockets.iter().map(|(inode, _, _)| *inode).collect();
         if wanted.is_empty() {
             return;
         }
         let mut namespaces = HashSet::new();
         let mut known: HashMap<u64, Socket> = HashMap::new();
-        for process in pids.iter().map(ToString::to_string).chain(["self".to_owned()]) {
-            let directory = self.proc.join(process);
+        for directory in &self.alive {
             let Ok(namespace) = fs::read_link(directory.join("ns/net")) else { continue };
             if !namespaces.insert(namespace) {
                 continue;
@@ -309,6 +329,11 @@ impl Search<'_> {
             }
         }
     }
+}
+
+/// The mount namespace of a process; an error if it has ended, or may not be looked at.
+fn mounts(directory: &Path) -> io::Result<PathBuf> {
+    fs::read_link(directory.join("ns/mnt"))
 }
 
 fn is_gone(error: &io::Error) -> bool {
