@@ -17,4 +17,6 @@ pub mod parse;
 pub mod ports;
 pub mod reach;
 pub mod rule;
+pub mod scope;
 pub mod suggest;
+pub mod unit;
