@@ -83,6 +83,7 @@ fn attempt(args: &Args) -> Result<u8, Refused> {
         mounts: config.mounts.clone(),
         boot_id: origin.boot_id.clone(),
         boot_time: boot_time(),
+        scope: None,
     };
     let begin = story::start(&start(&config, &prepared, &origin)?, &context, boot_ns());
     if let Some(signal) = signals::ended_before_start(&prepared.signals) {
