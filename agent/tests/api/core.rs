@@ -29,9 +29,14 @@ impl Asked {
 
     /// Waits until something was asked.
     pub fn wait_for(&self, text: &str) {
+        self.wait_until(text, |asked| asked.iter().any(|asked| asked == text));
+    }
+
+    /// Waits until what was asked is as it should be.
+    pub fn wait_until(&self, what: &str, is: impl Fn(&[String]) -> bool) {
         let start = Instant::now();
-        while !self.all().iter().any(|asked| asked == text) {
-            assert!(start.elapsed() < Duration::from_secs(20), "{text:?} was not asked, but {:?}", self.all());
+        while !is(&self.all()) {
+            assert!(start.elapsed() < Duration::from_secs(20), "{what} was not asked, but {:?}", self.all());
             thread::sleep(Duration::from_millis(5));
         }
     }

@@ -2,7 +2,10 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::net::UnixStream,
+    os::{
+        fd::{FromRawFd as _, OwnedFd},
+        unix::net::UnixStream,
+    },
     process::{Child, Command, Stdio},
 };
 
@@ -34,7 +37,27 @@ fn next(stream: &mut BufReader<UnixStream>) -> Option<Value> {
 }
 
 fn sleeper() -> Child {
-    Command::new("sleep").arg("600").stdin(Stdio::null()).spawn().unwrap()
+    Command::new("sleep").arg("60").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// A child's sockets, held by us too.
+fn sockets_of(pid: u32) -> Vec<OwnedFd> {
+    // SAFETY: takes numbers only, and makes a descriptor for us.
+    let duplicate = |pidfd: i32, fd: i32| unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd, fd, 0) };
+    // SAFETY: as above.
+    let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) } as i32;
+    let mut sockets = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
+        if std::fs::read_link(entry.path()).is_ok_and(|link| link.to_string_lossy().starts_with("socket:")) {
+            let fd = duplicate(pidfd, entry.file_name().to_str().unwrap().parse().unwrap());
+            assert!(fd >= 0, "{}", std::io::Error::last_os_error());
+            // SAFETY: it was made just now.
+            sockets.push(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+        }
+    }
+    // SAFETY: as above.
+    drop(unsafe { OwnedFd::from_raw_fd(pidfd) });
+    sockets
 }
 
 #[test]
@@ -61,15 +84,16 @@ fn a_connection_that_ends_ends_the_run() {
     drop(run);
     daemon.asked.wait_for("end run-1");
     // Before there was an answer.
-    drop(start(&daemon, "slow"));
+    let run = start(&daemon, "slow");
+    daemon.asked.wait_until("a second run", |asked| asked.iter().filter(|one| one.starts_with("run ")).count() == 2);
+    drop(run);
     daemon.asked.wait_for("end run-2");
 }
 
 #[test]
 fn a_killed_client_ends_the_run_though_its_connection_is_held() {
     let daemon = Daemon::start(As::Root);
-    // Another process asks, and its child holds the connection.
-    let script = r#"exec 3<&0; { sleep 600 <&3 & }; exec curl -sN --unix-socket "$0" -d "{\"policy\":\"ok\",\"pid\":$$}" http://x/v1/run"#;
+    let script = r#"exec curl -sN --unix-socket "$0" -d "{\"policy\":\"ok\",\"pid\":$$}" http://x/v1/run"#;
     let mut client = Command::new("sh")
         .args(["-c", script])
         .arg(&daemon.path)
@@ -79,9 +103,12 @@ fn a_killed_client_ends_the_run_though_its_connection_is_held() {
         .unwrap();
     let mut lines = BufReader::new(client.stdout.take().unwrap()).lines();
     assert!(lines.next().unwrap().unwrap().contains("run-1"));
+    let held = sockets_of(client.id());
+    assert!(!held.is_empty());
     client.kill().unwrap();
     client.wait().unwrap();
     daemon.asked.wait_for("end run-1");
+    drop(held);
 }
 
 #[test]
@@ -106,7 +133,7 @@ fn only_a_process_of_ones_own_is_moved() {
         assert_eq!(daemon.refused("POST", "/v1/run", &body("ok", pid)).0, code, "{pid}");
     }
     // A grandchild is no child.
-    let mut shell = Command::new("sh").args(["-c", "sleep 600 & echo $!; wait"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut shell = Command::new("sh").args(["-c", "sleep 60 >/dev/null 2>&1 & echo $!; wait"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let grandchild: u32 = line.trim().parse().unwrap();
