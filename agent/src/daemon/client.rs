@@ -98,11 +98,13 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
-        let body = serde_json::to_vec(body).map_err(|error| ClientError::Broken {
-            step: "asking it",
-            message: error.to_string(),
-        })?;
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body)
+            .map_err(|error| ClientError::Broken { step: "asking it", message: error.to_string() })?;
         self.document(Method::POST, path, body.into()).await
     }
 
@@ -123,7 +125,12 @@ impl Client {
         Ok(Lines { body, rest: BytesMut::new(), _sender: sender })
     }
 
-    async fn document<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
+    async fn document<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
         let (_sender, body) = self.request(method, path, body).await?;
         let text = whole(body).await?;
         serde_json::from_slice(&text).map_err(|error| ClientError::Broken {
@@ -139,8 +146,7 @@ impl Client {
         body: Bytes,
     ) -> Result<(SendRequest<Full<Bytes>>, Incoming), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| self.unreachable(source))?;
-        let (mut sender, connection) =
-            handshake(TokioIo::new(stream)).await.map_err(broken("asking it"))?;
+        let (mut sender, connection) = handshake(TokioIo::new(stream)).await.map_err(broken("asking it"))?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!("the connection to the daemon ended: {error}");
@@ -211,7 +217,10 @@ impl Lines {
             }
             seen = self.rest.len();
             if seen > MAX_LINE {
-                return Err(ClientError::Broken { step: "reading its lines", message: "one has no end".into() });
+                return Err(ClientError::Broken {
+                    step: "reading its lines",
+                    message: "one has no end".into(),
+                });
             }
             match self.body.frame().await {
                 Some(frame) => {

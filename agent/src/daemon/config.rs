@@ -98,9 +98,7 @@ pub fn load(path: &Path) -> Result<Config, Diagnostics> {
     }
     match fs::read_to_string(path) {
         Ok(text) => parse(&name, &text),
-        Err(error) => {
-            Err(failed(format!("cannot be read: {error}"), "save it as UTF-8, readable for root"))
-        }
+        Err(error) => Err(failed(format!("cannot be read: {error}"), "save it as UTF-8, readable for root")),
     }
 }
 
@@ -122,7 +120,8 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Diagnostics> {
     })?;
     let mut wrong = Vec::new();
     let mut config = Config::default();
-    let File { api: Api { socket, group }, metrics: Metrics { listen }, events: Events { log, max_size } } = file;
+    let File { api: Api { socket, group }, metrics: Metrics { listen }, events: Events { log, max_size } } =
+        file;
     if let Some(socket) = socket {
         let length = socket.get_ref().as_os_str().len();
         if !is_file_path(socket.get_ref()) || length > MAX_SOCKET_PATH {

@@ -233,7 +233,9 @@ impl Subscription {
     /// From now on, and of what waits, those of this scope only.
     pub fn narrow(&self, scope: &str) {
         let mut queue = locked(&self.reader.queue);
-        queue.items.retain(|item| matches!(item, Item::Gap(_)) || matches!(item, Item::Event(event) if &*event.scope == scope));
+        queue.items.retain(|item| {
+            matches!(item, Item::Gap(_)) || matches!(item, Item::Event(event) if &*event.scope == scope)
+        });
         queue.filter.scope = Some(scope.to_owned());
     }
 

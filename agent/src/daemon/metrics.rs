@@ -9,9 +9,7 @@ use prometheus_client::{
 };
 
 use super::{
-    command::{
-        Decisions, Lost, MapFill, ProgramStatus, Reloads, ScopeKind, ScopeStatus, Status, Verdicts,
-    },
+    command::{Decisions, Lost, MapFill, ProgramStatus, Reloads, ScopeKind, ScopeStatus, Status, Verdicts},
     hub::Hub,
 };
 

@@ -178,7 +178,9 @@ impl Launch<'_> {
                 check(libc::sigprocmask(libc::SIG_SETMASK, &raw const nothing, std::ptr::null_mut()))?;
                 done()?;
                 match &join {
-                    Join::Procs(procs) => check(libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) as i64)?,
+                    Join::Procs(procs) => {
+                        check(libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) as i64)?
+                    }
                     Join::Gate(Gate(gate)) => wait_at(gate.as_raw_fd(), own_pid)?,
                 }
                 done()?;
@@ -260,7 +262,12 @@ mod tests {
         joined(program, &words, Join::Procs(procs), user)
     }
 
-    fn joined(program: &str, words: &[OsString], join: Join, user: Option<&User>) -> Result<Child, LaunchError> {
+    fn joined(
+        program: &str,
+        words: &[OsString],
+        join: Join,
+        user: Option<&User>,
+    ) -> Result<Child, LaunchError> {
         Launch { program: Path::new(program), words, user, keep_capabilities: true, join }.start()
     }
 
@@ -280,8 +287,12 @@ mod tests {
             let child = joined("/bin/sh", &words, Join::Gate(gate), None);
             let pid = keeping.join().unwrap();
             match child {
-                Ok(mut child) => assert_eq!((through, child.id(), child.wait().unwrap().code()), (true, pid, Some(0))),
-                Err(error) => assert!(!through && matches!(error, LaunchError::Own { step: "joining the cgroup", .. })),
+                Ok(mut child) => {
+                    assert_eq!((through, child.id(), child.wait().unwrap().code()), (true, pid, Some(0)))
+                }
+                Err(error) => {
+                    assert!(!through && matches!(error, LaunchError::Own { step: "joining the cgroup", .. }))
+                }
             }
             assert_eq!(proof.exists(), through);
         }

@@ -94,9 +94,8 @@ pub fn start(hub: Hub) -> (mpsc::Sender<Command>, Asked) {
 }
 
 fn answer(command: Command, hub: &Hub, asked: &Asked, runs: &mut u32) {
-    let tagged = || {
-        json!({ "cgroup": scope("x", "policy", None)["cgroups"][0], "scope": "ci", "held": ["a socket"] })
-    };
+    let tagged =
+        || json!({ "cgroup": scope("x", "policy", None)["cgroups"][0], "scope": "ci", "held": ["a socket"] });
     match command {
         Command::Status { reply } => drop(reply.send(Ok(status()))),
         Command::Reload { reply } => {
@@ -146,7 +145,8 @@ fn answer(command: Command, hub: &Hub, asked: &Asked, runs: &mut u32) {
             for (scope, text) in [("another", "no"), (scope.as_str(), "begin")] {
                 publish(hub, scope, text, Some(request.uid));
             }
-            let started = json!({ "scope": scope, "cgroup": "/r", "guarantees": ["tcp4"], "degraded": false });
+            let started =
+                json!({ "scope": scope, "cgroup": "/r", "guarantees": ["tcp4"], "degraded": false });
             drop(reply.send(Ok(serde_json::from_value(started).unwrap())));
         }
         Command::RunEnded { scope, reply } => {

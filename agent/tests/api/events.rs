@@ -43,15 +43,20 @@ fn what_was_and_what_comes() {
     let recent = |query: &str| {
         let (code, text) = parse(&daemon.raw(&request("GET", &format!("/v1/events{query}"), "")));
         assert_eq!(code, 200);
-        text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["text"].to_string()).collect::<Vec<_>>()
+        text.lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap()["text"].to_string())
+            .collect::<Vec<_>>()
     };
     assert_eq!(recent(""), [r#""denied 1""#, r#""2""#]);
     assert_eq!(recent("?denied=true"), [r#""denied 1""#]);
     assert_eq!(recent("?scope=other"), [r#""2""#]);
     assert!(recent("?scope=nobody").is_empty());
 
-    let (mut all, mut denied, mut other) =
-        (follow(&daemon, "follow"), follow(&daemon, "follow&denied"), follow(&daemon, "follow=true&scope=other"));
+    let (mut all, mut denied, mut other) = (
+        follow(&daemon, "follow"),
+        follow(&daemon, "follow&denied"),
+        follow(&daemon, "follow=true&scope=other"),
+    );
     publish(&daemon.hub, "ci", "3", None);
     publish(&daemon.hub, "ci", "denied 4", None);
     publish(&daemon.hub, "other", "5", None);

@@ -1,5 +1,7 @@
 //! The daemon's API over a real socket, with a core that only answers.
 
+mod cli;
+mod client;
 mod core;
 mod events;
 mod limits;

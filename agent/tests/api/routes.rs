@@ -50,8 +50,14 @@ fn what_changes_something_reaches_the_core() {
 fn refusals_of_the_core_have_their_codes() {
     let daemon = Daemon::start(As::Root);
     let tag = |scope: &str| json!({ "target": { "cgroup": "/a" }, "scope": scope }).to_string();
-    assert_eq!(daemon.refused("POST", "/v1/scopes/ci/shadow", r#"{"policy":"bad"}"#), (422, "invalid".into()));
-    assert_eq!(daemon.refused("POST", "/v1/scopes/no/mode", r#"{"mode":"audit"}"#), (404, "not_found".into()));
+    assert_eq!(
+        daemon.refused("POST", "/v1/scopes/ci/shadow", r#"{"policy":"bad"}"#),
+        (422, "invalid".into())
+    );
+    assert_eq!(
+        daemon.refused("POST", "/v1/scopes/no/mode", r#"{"mode":"audit"}"#),
+        (404, "not_found".into())
+    );
     assert_eq!(daemon.refused("POST", "/v1/tag", &tag("taken")), (409, "conflict".into()));
     assert_eq!(daemon.refused("POST", "/v1/tag", &tag("full")), (500, "failed".into()));
 }
@@ -92,11 +98,17 @@ fn what_curl_sends_is_understood() {
     assert!(answer.ends_with("}\n"), "a line for a terminal");
     // Long bodies are announced, and sent when they are asked for.
     let body = r#"{"target":{"pid":7}}"#;
-    let text = format!("POST /v1/untag HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n", body.len());
+    let text = format!(
+        "POST /v1/untag HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+        body.len()
+    );
     let mut stream = daemon.connect();
     stream.write_all(text.as_bytes()).unwrap();
     let answer = exchange(stream, body);
-    assert!(answer.contains("HTTP/1.1 100 Continue\r\n") && answer.contains("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(
+        answer.contains("HTTP/1.1 100 Continue\r\n") && answer.contains("HTTP/1.1 200 OK\r\n"),
+        "{answer}"
+    );
 }
 
 #[test]

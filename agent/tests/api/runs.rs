@@ -37,7 +37,13 @@ fn next(stream: &mut BufReader<UnixStream>) -> Option<Value> {
 }
 
 fn sleeper() -> Child {
-    Command::new("sleep").arg("60").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    Command::new("sleep")
+        .arg("60")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// A child's sockets, held by us too.
@@ -85,7 +91,9 @@ fn a_connection_that_ends_ends_the_run() {
     daemon.asked.wait_for("end run-1");
     // Before there was an answer.
     let run = start(&daemon, "slow");
-    daemon.asked.wait_until("a second run", |asked| asked.iter().filter(|one| one.starts_with("run ")).count() == 2);
+    daemon
+        .asked
+        .wait_until("a second run", |asked| asked.iter().filter(|one| one.starts_with("run ")).count() == 2);
     drop(run);
     daemon.asked.wait_for("end run-2");
 }
@@ -133,12 +141,17 @@ fn only_a_process_of_ones_own_is_moved() {
         assert_eq!(daemon.refused("POST", "/v1/run", &body("ok", pid)).0, code, "{pid}");
     }
     // A grandchild is no child.
-    let mut shell = Command::new("sh").args(["-c", "sleep 60 >/dev/null 2>&1 & echo $!; wait"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut shell = Command::new("sh")
+        .args(["-c", "sleep 60 >/dev/null 2>&1 & echo $!; wait"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut line = String::new();
     BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let grandchild: u32 = line.trim().parse().unwrap();
     assert_eq!(daemon.refused("POST", "/v1/run", &body("ok", grandchild)).0, 403);
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(grandchild as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(grandchild as i32), nix::sys::signal::Signal::SIGKILL)
+        .unwrap();
     shell.wait().unwrap();
     assert_eq!(daemon.asked.all().iter().filter(|asked| asked.starts_with("run ")).count(), 1);
 }
@@ -160,5 +173,7 @@ fn a_run_of_an_earlier_daemon_can_be_ended() {
     assert_eq!(daemon.asked.all(), ["end run-old"]);
     assert_eq!(daemon.refused("POST", "/v1/run/ci/end", "").0, 404, "not a run");
     assert_eq!(daemon.refused("POST", "/v1/run/none/end", "").0, 404);
-    assert!(exchange(daemon.connect(), &request("GET", "/v1/run/run-old/end", "")).starts_with("HTTP/1.1 405 "));
+    assert!(
+        exchange(daemon.connect(), &request("GET", "/v1/run/run-old/end", "")).starts_with("HTTP/1.1 405 ")
+    );
 }

@@ -106,7 +106,17 @@ impl Daemon {
             let ended = async { drop(ended.await) };
             runtime.block_on(server.serve(ended)).unwrap();
         });
-        Self { path, hub, asked, tagged, refused, metrics, end: Some(end), thread: Some(thread), _folder: folder }
+        Self {
+            path,
+            hub,
+            asked,
+            tagged,
+            refused,
+            metrics,
+            end: Some(end),
+            thread: Some(thread),
+            _folder: folder,
+        }
     }
 
     /// Ends it, and waits until it has ended.

@@ -154,8 +154,9 @@ impl Exchange {
             }
             Route::EndShadow(scope) => document(&self.shadow(scope, None).await?),
             Route::Shadow(name) => {
-                let none =
-                    || ApiError::new(ErrorKind::NotFound, format!("{name}: nothing is compared with its policy"));
+                let none = || {
+                    ApiError::new(ErrorKind::NotFound, format!("{name}: nothing is compared with its policy"))
+                };
                 document(&self.scope(&name, access).await?.shadow.ok_or_else(none)?)
             }
             Route::Tag => {
@@ -171,7 +172,8 @@ impl Exchange {
             Route::Detach => {
                 let Detach { confirm } = parse(body)?;
                 if confirm != CONFIRMATION {
-                    let message = format!("to let go of everything, confirm with {{\"confirm\": \"{CONFIRMATION}\"}}");
+                    let message =
+                        format!("to let go of everything, confirm with {{\"confirm\": \"{CONFIRMATION}\"}}");
                     return Err(ApiError::new(ErrorKind::BadRequest, message));
                 }
                 self.ask(|reply| Command::Detach { reply }).await?;
@@ -183,9 +185,8 @@ impl Exchange {
     /// Reads the body, as much as there may be of it, in the time there is.
     async fn body(&self, body: Incoming) -> Result<Bytes, ApiError> {
         let limits = &self.shared.limits;
-        let too_large = || {
-            ApiError::new(ErrorKind::TooLarge, format!("a body has at most {} bytes", limits.body))
-        };
+        let too_large =
+            || ApiError::new(ErrorKind::TooLarge, format!("a body has at most {} bytes", limits.body));
         if body.size_hint().lower() > limits.body as u64 {
             return Err(too_large());
         }
@@ -195,7 +196,9 @@ impl Exchange {
         match read.map_err(slow)? {
             Ok(body) => Ok(body.to_bytes()),
             Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-            Err(error) => Err(ApiError::new(ErrorKind::BadRequest, format!("the body did not come whole: {error}"))),
+            Err(error) => {
+                Err(ApiError::new(ErrorKind::BadRequest, format!("the body did not come whole: {error}")))
+            }
         }
     }
 
@@ -218,7 +221,8 @@ impl Exchange {
 
     async fn scope(&self, name: &str, access: Access) -> Result<ScopeStatus, ApiError> {
         let scopes = self.status().await?.scopes;
-        let found = scopes.into_iter().find(|scope| scope.name == name).and_then(|scope| access.see_scope(scope));
+        let found =
+            scopes.into_iter().find(|scope| scope.name == name).and_then(|scope| access.see_scope(scope));
         found.ok_or_else(|| no_scope(name))
     }
 
@@ -252,8 +256,9 @@ impl Exchange {
         let filter = Filter { run_uid: Some(uid), ..Filter::default() };
         let subscription = Arc::new(self.shared.hub.subscribe(filter));
         let pidfd = self.peer.process.pidfd().try_clone_to_owned();
-        let pidfd =
-            pidfd.map_err(|error| ApiError::new(ErrorKind::Failed, format!("taking hold of the client: {error}")))?;
+        let pidfd = pidfd.map_err(|error| {
+            ApiError::new(ErrorKind::Failed, format!("taking hold of the client: {error}"))
+        })?;
         let (connected, connection) = oneshot::channel();
         let (started, answer) = oneshot::channel();
         let watch = Watch {
@@ -322,7 +327,10 @@ fn no_run(name: &str) -> ApiError {
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| {
-        ApiError::new(ErrorKind::BadRequest, format!("the body is not what this path takes (docs/api.md): {error}"))
+        ApiError::new(
+            ErrorKind::BadRequest,
+            format!("the body is not what this path takes (docs/api.md): {error}"),
+        )
     })
 }
 

@@ -147,7 +147,10 @@ impl Shared {
         let (cgroup, why) = match peer.process.cgroup() {
             Ok(cgroup) if !self.tags.is_tagged(&cgroup) => return Ok(()),
             Ok(cgroup) => {
-                let why = format!("processes held to a policy may not ask the daemon: {} is tagged", cgroup.display());
+                let why = format!(
+                    "processes held to a policy may not ask the daemon: {} is tagged",
+                    cgroup.display()
+                );
                 (Some(cgroup), why)
             }
             Err(error) => (None, format!("whether you are held to a policy cannot be found out: {error}")),
@@ -292,8 +295,10 @@ async fn converse(stream: UnixStream, exchange: Exchange) {
     let service = service_fn(move |request: Request<Incoming>| {
         let (exchange, progress) = (exchange.clone(), progress.clone());
         async move {
-            let (response, now) =
-                exchange.handle(request).await.unwrap_or_else(|error| (body::refusal(&error), Progress::Answered));
+            let (response, now) = exchange
+                .handle(request)
+                .await
+                .unwrap_or_else(|error| (body::refusal(&error), Progress::Answered));
             let _ = progress.try_send(now);
             Ok::<hyper::Response<Answer>, Infallible>(response)
         }

@@ -1,8 +1,7 @@
 //! Who is at the other end of a connection, and from within which cgroup.
 
 use std::{
-    fs,
-    io,
+    fs, io,
     os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
     path::{Path, PathBuf},
 };
@@ -61,12 +60,15 @@ impl Peer {
     pub fn of(socket: &impl AsFd) -> Result<Self, PeerError> {
         let credentials = getsockopt(&socket.as_fd(), PeerCredentials)
             .map_err(|error| PeerError::Step { step: "asking who connected", source: error.into() })?;
-        let pid = u32::try_from(credentials.pid()).ok().filter(|pid| *pid != 0).ok_or(PeerError::Invisible)?;
+        let pid =
+            u32::try_from(credentials.pid()).ok().filter(|pid| *pid != 0).ok_or(PeerError::Invisible)?;
         let process = match peer_pidfd(socket.as_fd()) {
             Ok(pidfd) => Process { pid, pidfd },
             Err(error) if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Process::hold(pid)?,
             // ESRCH from a process that was reaped, ENODATA from a socket without one.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENODATA | libc::EINVAL)) => {
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENODATA | libc::EINVAL)) =>
+            {
                 return Err(PeerError::Gone(pid));
             }
             Err(source) => return Err(PeerError::Step { step: "taking hold of who connected", source }),

@@ -91,7 +91,10 @@ impl Route {
         };
         let Some(route) = route else {
             let message = format!("this path knows {allow} only");
-            return Err(ApiError { allow: Some(allow), ..ApiError::new(ErrorKind::MethodNotAllowed, message) });
+            return Err(ApiError {
+                allow: Some(allow),
+                ..ApiError::new(ErrorKind::MethodNotAllowed, message)
+            });
         };
         let route = route?;
         if uri.query().is_some_and(|query| !query.is_empty()) && !matches!(route, Self::Events { .. }) {
@@ -159,14 +162,19 @@ mod tests {
 
     #[test]
     fn parameters_of_events() {
-        let filter = |scope: Option<&str>, denied| Filter { scope: scope.map(Into::into), denied, run_uid: None };
+        let filter =
+            |scope: Option<&str>, denied| Filter { scope: scope.map(Into::into), denied, run_uid: None };
         for (query, follow, filter) in [
             ("", false, filter(None, false)),
             ("?follow", true, filter(None, false)),
             ("?follow=1&scope=a+b%26&denied=true", true, filter(Some("a b&"), true)),
             ("?follow=false&denied=0", false, filter(None, false)),
         ] {
-            assert_eq!(of("GET", &format!("/v1/events{query}")), Ok(Route::Events { follow, filter }), "{query}");
+            assert_eq!(
+                of("GET", &format!("/v1/events{query}")),
+                Ok(Route::Events { follow, filter }),
+                "{query}"
+            );
         }
         for query in ["?follow=maybe", "?uid=0", "?run_uid=0"] {
             assert_eq!(kind("GET", &format!("/v1/events{query}")), ErrorKind::BadRequest, "{query}");
@@ -175,10 +183,22 @@ mod tests {
 
     #[test]
     fn everything_else_is_refused() {
-        for uri in ["/", "/v1", "/v1/", "/v2/status", "/v1/status/", "/v1/scopes", "/v1/run/a", "//v1/status", "/v1/../v1/status"] {
+        for uri in [
+            "/",
+            "/v1",
+            "/v1/",
+            "/v2/status",
+            "/v1/status/",
+            "/v1/scopes",
+            "/v1/run/a",
+            "//v1/status",
+            "/v1/../v1/status",
+        ] {
             assert_eq!(kind("GET", uri), ErrorKind::NotFound, "{uri}");
         }
-        for (method, uri) in [("POST", "/v1/status"), ("GET", "/v1/run"), ("PUT", "/v1/scopes/ci"), ("HEAD", "/v1/detach")] {
+        for (method, uri) in
+            [("POST", "/v1/status"), ("GET", "/v1/run"), ("PUT", "/v1/scopes/ci"), ("HEAD", "/v1/detach")]
+        {
             assert_eq!(kind(method, uri), ErrorKind::MethodNotAllowed, "{method} {uri}");
         }
         assert_eq!(of("PUT", "/v1/scopes/ci/shadow").unwrap_err().allow, Some("GET, POST, DELETE"));

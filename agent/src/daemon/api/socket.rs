@@ -7,7 +7,10 @@ use std::{
         fd::{AsRawFd as _, OwnedFd},
         unix::{
             ffi::OsStrExt as _,
-            fs::{DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+            fs::{
+                DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _,
+                PermissionsExt as _,
+            },
             net::{UnixListener, UnixStream},
         },
     },
@@ -159,10 +162,8 @@ fn lock(path: &Path) -> Result<Flock<File>, SocketError> {
         let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
         SocketError::Taken { path: path.clone(), pid }
     })?;
-    let written = lock
-        .set_len(0)
-        .and_then(|()| lock.rewind())
-        .and_then(|()| writeln!(lock, "{}", std::process::id()));
+    let written =
+        lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
     written.map_err(step("writing", &path))?;
     Ok(lock)
 }
@@ -172,7 +173,9 @@ fn clear(path: &Path) -> Result<(), SocketError> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(step("looking at", path)(error)),
-        Ok(metadata) if !metadata.file_type().is_socket() => return Err(SocketError::NotASocket(path.into())),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(SocketError::NotASocket(path.into()));
+        }
         Ok(_) => {}
     }
     // The lock file may have been removed.
@@ -196,8 +199,9 @@ fn gid(group: &str) -> Option<Gid> {
 /// Nobody can connect before `listen`, and by then the file's mode is set.
 fn open(path: &Path, group: Option<Gid>) -> Result<UnixListener, SocketError> {
     let failed = |what| move |error: nix::Error| step(what, path)(error.into());
-    let fd: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
-        .map_err(failed("making socket"))?;
+    let fd: OwnedFd =
+        socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)
+            .map_err(failed("making socket"))?;
     let address = UnixAddr::new(path.as_os_str().as_bytes()).map_err(failed("naming socket"))?;
     bind(fd.as_raw_fd(), &address).map_err(failed("binding"))?;
     let restricted = fs::set_permissions(path, fs::Permissions::from_mode(0o600))

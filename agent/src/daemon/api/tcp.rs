@@ -28,7 +28,10 @@ use crate::daemon::{command::Command, metrics};
 /// If the address is not ours, or taken.
 pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let named = |error: io::Error| {
-        io::Error::new(error.kind(), format!("[metrics] listen = \"{address}\": {error}; choose another port or address"))
+        io::Error::new(
+            error.kind(),
+            format!("[metrics] listen = \"{address}\": {error}; choose another port or address"),
+        )
     };
     let listener = std::net::TcpListener::bind(address).map_err(named)?;
     listener.set_nonblocking(true).map_err(named)?;
