@@ -179,7 +179,7 @@ impl Launch<'_> {
                 done()?;
                 match &join {
                     Join::Procs(procs) => {
-                        check(libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) as i64)?
+                        check(libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) as i64)?;
                     }
                     Join::Gate(Gate(gate)) => wait_at(gate.as_raw_fd(), own_pid)?,
                 }
@@ -288,10 +288,10 @@ mod tests {
             let pid = keeping.join().unwrap();
             match child {
                 Ok(mut child) => {
-                    assert_eq!((through, child.id(), child.wait().unwrap().code()), (true, pid, Some(0)))
+                    assert_eq!((through, child.id(), child.wait().unwrap().code()), (true, pid, Some(0)));
                 }
                 Err(error) => {
-                    assert!(!through && matches!(error, LaunchError::Own { step: "joining the cgroup", .. }))
+                    assert!(!through && matches!(error, LaunchError::Own { step: "joining the cgroup", .. }));
                 }
             }
             assert_eq!(proof.exists(), through);

@@ -87,7 +87,7 @@ impl Runs {
                 Ok(client) => drop(client.readable().await),
                 Err(error) => {
                     tracing::warn!("the client of run {scope} is watched by its connection alone: {error}");
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             }
         };
