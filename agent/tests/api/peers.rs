@@ -1,6 +1,6 @@
 //! Who may ask, and from where.
 
-use std::sync::atomic::Ordering;
+use std::{os::unix::process::CommandExt as _, process::Command, sync::atomic::Ordering};
 
 use super::setup::{As, Daemon};
 
@@ -77,5 +77,33 @@ fn who_is_tagged_after_connecting_is_refused() {
     daemon.tagged.store(true, Ordering::SeqCst);
     let answer = super::setup::exchange(stream, &super::setup::request("POST", "/v1/reload", ""));
     assert_eq!(super::setup::parse(&answer).0, 403);
+    assert!(daemon.asked.all().is_empty());
+}
+
+/// The host's accounts, and another user: needs root.
+#[test]
+fn the_group_is_let_in_and_others_are_not() {
+    if !nix::unistd::geteuid().is_root() {
+        return;
+    }
+    let user = nix::unistd::User::from_name("daemon").unwrap().unwrap();
+    let other = nix::unistd::User::from_name("nobody").unwrap().unwrap();
+    let daemon = Daemon::for_group("daemon");
+    let ask = |uid: nix::unistd::Uid, gid: nix::unistd::Gid, path: &str, body: Option<&str>| {
+        let mut curl = Command::new("curl");
+        curl.args(["-s", "-w", "%{http_code}", "--unix-socket"]).arg(&daemon.path);
+        curl.arg(format!("http://x{path}")).uid(uid.as_raw()).gid(gid.as_raw());
+        if let Some(body) = body {
+            curl.args(["-d", body]);
+        }
+        let output = curl.output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let seen = ask(user.uid, user.gid, "/v1/status", None);
+    assert!(seen.ends_with("200") && seen.contains("\"ci\"") && !seen.contains("run-other"), "{seen}");
+    assert!(ask(user.uid, user.gid, "/v1/reload", Some("")).ends_with("403"));
+    assert!(ask(user.uid, user.gid, "/v1/run", Some(r#"{"policy":"ok","pid":1}"#)).ends_with("403"));
+    assert_eq!(ask(other.uid, other.gid, "/v1/status", None), "000", "the file's mode");
+    assert!(ask(0.into(), 0.into(), "/v1/metrics", None).ends_with("200"));
     assert!(daemon.asked.all().is_empty());
 }

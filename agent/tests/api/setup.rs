@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::SocketAddr,
-    os::unix::net::UnixStream,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream},
     path::PathBuf,
     sync::{
         Arc, Mutex,
@@ -78,6 +78,21 @@ impl Daemon {
     }
 
     pub fn with(who: As, limits: Limits) -> Self {
+        Self::serving("no-such-group", |socket, metrics, parts| {
+            Server::with(socket, Some(metrics), parts, Arc::new(Fixed(who)), limits)
+        })
+    }
+
+    /// With the host's accounts, in a directory that everybody can look into.
+    pub fn for_group(group: &str) -> Self {
+        Self::serving(group, |socket, metrics, parts| {
+            let folder = socket.path().parent().unwrap();
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+            Server::new(socket, Some(metrics), parts)
+        })
+    }
+
+    fn serving(group: &str, server: impl FnOnce(Socket, std::net::TcpListener, Parts) -> Server) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("api.sock");
         let hub = Hub::default();
@@ -98,8 +113,7 @@ impl Daemon {
         };
         let listener = listen_metrics("127.0.0.1:0".parse().unwrap()).unwrap();
         let metrics = listener.local_addr().unwrap();
-        let socket = Socket::bind(&path, "no-such-group").unwrap();
-        let server = Server::with(socket, Some(listener), parts, Arc::new(Fixed(who)), limits);
+        let server = server(Socket::bind(&path, group).unwrap(), listener, parts);
         let (end, ended) = oneshot::channel();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
