@@ -26,7 +26,7 @@ use crate::{
         trail::Trail,
     },
     scope::{
-        launch::{Launch, LaunchError},
+        launch::{Join, Launch, LaunchError},
         signals,
         terminal::Terminal,
         user,
@@ -141,7 +141,7 @@ fn launch(config: &Config, prepared: &Prepared) -> Result<Pid, Refused> {
         words: &config.words,
         user: config.user.as_ref(),
         keep_capabilities: config.keep_capabilities,
-        procs: prepared.cgroup.procs().map_err(Refused::own)?,
+        join: Join::Procs(prepared.cgroup.procs().map_err(Refused::own)?),
     };
     let child = launch.start().map_err(|error| {
         let code = match &error {
