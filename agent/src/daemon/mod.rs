@@ -9,7 +9,12 @@
 
 pub mod api;
 pub mod client;
+pub mod announce;
 pub mod command;
+pub mod core;
+pub mod log;
+pub mod policies;
+pub mod recorder;
 pub mod config;
 pub mod hub;
 pub mod metrics;

@@ -14,7 +14,7 @@ use crate::{
         json::{Context, PolicyId},
     },
     policy::{
-        checked::{CheckedPolicy, Mode},
+        checked::CheckedPolicy,
         compile,
         diagnostic::Diagnostics,
         follow,
@@ -71,6 +71,12 @@ impl View {
         Ok(Self { namespace, mounts, root: process.join("root") })
     }
 
+    /// Whether a policy compiled for one holds for the other: links and mounts are the same.
+    #[must_use]
+    pub fn shows_the_same(&self, other: &Self) -> bool {
+        self.namespace == other.namespace && self.mounts == other.mounts
+    }
+
     /// Compiles a policy for it.
     ///
     /// # Errors
@@ -93,14 +99,6 @@ impl View {
         };
         let warnings = warnings.into_iter().map(|warning| Diagnostics(vec![warning]).to_string()).collect();
         Ok(Compiled { image, context, warnings })
-    }
-}
-
-impl Compiled {
-    /// Says in events that a mode was switched by hand.
-    pub fn in_mode(mut self, mode: Mode) -> Self {
-        self.context.policy.mode = mode_name(mode);
-        self
     }
 }
 
