@@ -6,6 +6,7 @@ pub mod checked;
 pub mod compile;
 pub mod diagnostic;
 pub mod dump;
+pub mod document;
 pub mod extend;
 pub mod follow;
 pub mod globs;
