@@ -3,6 +3,7 @@
 pub mod attempt;
 pub mod doctor;
 pub mod exit;
+pub mod generate;
 pub mod guarantee;
 pub mod host;
 pub mod policy;
@@ -31,6 +32,8 @@ enum Verb {
     Policy(policy::PolicyVerb),
     #[command(name = "__probe", hide = true)]
     Probe(attempt::Place),
+    #[command(name = "__generate", hide = true)]
+    Generate(generate::Args),
 }
 
 /// Parses the command line and runs the verb; returns the exit code.
@@ -41,5 +44,6 @@ pub fn main() -> u8 {
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Policy(verb) => policy::run(&verb),
         Verb::Probe(place) => probe::child(&place),
+        Verb::Generate(args) => generate::run(&args),
     }
 }
