@@ -7,11 +7,18 @@ use std::{
 
 use clap::{Command, CommandFactory as _, ValueEnum};
 use clap_complete::Shell;
+use clap_mangen::Man;
 
 use super::{Cli, exit};
 
 /// Shells that a package has completions for.
 const SHELLS: [Shell; 3] = [Shell::Bash, Shell::Zsh, Shell::Fish];
+
+/// The end of each page.
+const SEE_ALSO: &str = "\
+.SH SEE ALSO
+\\fBstockade\\fR(1). The policy language, the events and what an administrator needs are told in /usr/share/doc/stockade.
+";
 
 /// What can be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -49,11 +56,28 @@ pub fn run(args: &Args) -> u8 {
 fn write(what: What, directory: &Path) -> io::Result<()> {
     fs::create_dir_all(directory)?;
     match what {
-        What::Man => clap_mangen::generate_to(Cli::command(), directory),
+        What::Man => {
+            let mut program = Cli::command().disable_help_subcommand(true);
+            // Gives each verb its full name.
+            program.build();
+            pages(&program, directory)
+        }
         What::Completions => SHELLS.iter().try_for_each(|shell| {
             clap_complete::generate_to(*shell, &mut shown(&Cli::command()), "stockade", directory).map(drop)
         }),
     }
+}
+
+/// A page for a command and for each verb below it.
+fn pages(command: &Command, directory: &Path) -> io::Result<()> {
+    let man =
+        Man::new(command.clone()).source(concat!("stockade ", env!("CARGO_PKG_VERSION"))).manual("Stockade");
+    let mut page = Vec::new();
+    man.render(&mut page)?;
+    page.extend_from_slice(SEE_ALSO.as_bytes());
+    fs::write(directory.join(man.get_filename()), page)?;
+    let mut shown = command.get_subcommands().filter(|verb| !verb.is_hide_set());
+    shown.try_for_each(|verb| pages(verb, directory))
 }
 
 /// A command without its hidden verbs, which completions would offer.
@@ -96,7 +120,10 @@ mod tests {
             assert_eq!(page.is_some(), !verb.is_hide_set(), "{}", verb.get_name());
         }
         let (_, main) = pages.iter().find(|(name, _)| name == "stockade.1").unwrap();
-        assert!(main.contains("stockade\\-run(1)") && !main.contains("__probe"), "{main}");
+        assert!(
+            main.contains("stockade\\-run(1)") && main.contains(".SH SEE ALSO") && !main.contains("__probe"),
+            "{main}"
+        );
         assert_eq!(written(What::Man), pages, "the same each time");
     }
 
