@@ -111,7 +111,7 @@ pub fn decode(mut bytes: Bytes) -> Result<Record, DecodeError> {
         reason: bytes.try_get_u16_ne()?,
         verdict: bytes.try_get_u8()?,
         hook: bytes.try_get_u8()?,
-        pad: bytes.try_get_u32_ne()?,
+        scope: bytes.try_get_u32_ne()?,
         comm: array(bytes)?,
     };
     if header.version != EVENT_VERSION {

@@ -15,7 +15,7 @@ use crate::policy::{
     checked::CheckedPolicy,
     compile,
     diagnostic::Diagnostics,
-    extend, follow,
+    dump, extend, follow,
     mounts::MountTable,
     parse,
 };
@@ -124,7 +124,7 @@ fn compiled(input: &Input, dump: bool, mounts: Option<&PathBuf>) -> Result<(), S
     }
     let (image, stats) = compile::compile(&policy, &table).map_err(|error| error.to_string())?;
     if dump {
-        print!("{}", compile::dump(&image));
+        print!("{}", dump::dump(&image));
     }
     println!(
         "{} patterns, {} table entries, {} outcomes, {} prefixes",

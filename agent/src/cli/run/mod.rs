@@ -75,7 +75,7 @@ fn attempt(args: &Args) -> Result<u8, Refused> {
     let mut ring = prepared.enforcer.take_ring().map_err(Refused::own)?;
     // Probing has left its own records and counts.
     ring::discard(&mut ring);
-    let before = prepared.enforcer.counters().map_err(Refused::own)?;
+    let before = prepared.enforcer.counters(prepare::SCOPE).map_err(Refused::own)?;
     let origin = origin()?;
     let context = Context {
         policy: config.policy.clone(),
