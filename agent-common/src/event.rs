@@ -22,6 +22,9 @@ pub mod kind {
     /// Body [`super::FileBody`] and a path: a cgroup was tagged when it was made, because of its path. The header's cgroup
     /// is the new one.
     pub const CGROUP: u16 = 106;
+    /// Body of an [`EXEC`]: a workload was executed whose policy or mounts are not known yet. It is stopped before its first
+    /// instruction, until userspace has found out.
+    pub const STARTED: u16 = 107;
     /// Body [`super::FileBody`] and a path: an open.
     pub const OPEN: u16 = 200;
     /// Body [`super::FileBody`] and a path: a change that is not an open (create, rename, unlink, ...).

@@ -66,6 +66,9 @@ kernel_fields! {
     TASK_MM = "task_struct", "mm";
     TASK_CGROUPS = "task_struct", "cgroups";
     TASK_SIGNAL = "task_struct", "signal";
+    TASK_NSPROXY = "task_struct", "nsproxy";
+    NSPROXY_MNT_NS = "nsproxy", "mnt_ns";
+    MNT_NAMESPACE_NS_INUM = "mnt_namespace", "ns.inum";
     SIGNAL_LIVE = "signal_struct", "live";
     CSS_SET_DFL_CGRP = "css_set", "dfl_cgrp";
     MM_ARG_START = "mm_struct", "arg_start";

@@ -24,11 +24,11 @@ pub const CGROUP_DEV: u32 = 0;
 /// Most cgroups tagged at once.
 pub const MAX_TAGS: u32 = 65_536;
 /// Scopes. Scope 0 is never given out: it counts what cannot be attributed.
-pub const MAX_SCOPES: u32 = 256;
+pub const MAX_SCOPES: u32 = 1024;
 /// The scope of cgroups of which it is not known yet whose they are. It is never held to a policy: nothing is allowed.
 pub const UNDECIDED_SCOPE: u32 = MAX_SCOPES - 2;
 /// Policy slots, of 16 bits. Slot 0 is never given out.
-pub const MAX_SLOTS: u32 = 1024;
+pub const MAX_SLOTS: u32 = 2048;
 /// Most filesystems of one policy.
 pub const MAX_FILESYSTEMS: u32 = 4096;
 /// Most network prefixes of one policy.

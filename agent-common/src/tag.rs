@@ -120,17 +120,17 @@ pub mod label_kind {
 /// A rule of the host's own table on paths of cgroups: the lower the order, the sooner it decides.
 #[must_use]
 pub const fn host_rule(order: u32, scope: u32) -> u32 {
-    order << 8 | scope & 0xff
+    order << 10 | scope & 0x3ff
 }
 
 /// Most rules of the host's own table.
-pub const MAX_HOST_RULES: u32 = 1 << 24;
+pub const MAX_HOST_RULES: u32 = 1 << 22;
 
 /// The scope in a [`host_rule`].
 #[must_use]
 #[inline(always)]
 pub const fn host_scope(rule: u32) -> u32 {
-    rule & 0xff
+    rule & 0x3ff
 }
 
 /// Where the rule that decides stands in [`crate::file::Accept`]'s arrays.

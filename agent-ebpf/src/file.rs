@@ -85,7 +85,9 @@ fn judge_open(file: *const u8, cgroup_id: u64) -> bool {
             kernel::field::<u32>(file, &FILE_F_MODE),
         )
     };
-    if startup::goes_on(&tag) && (flags & FMODE_EXEC == 0 || startup::executes_starter(dentry)) {
+    if startup::goes_on(&tag)
+        && (flags & FMODE_EXEC == 0 || startup::executes_starter(dentry) || startup::awaits(&tag))
+    {
         return true;
     }
     let held = Held::to(cgroup_id, tag.scope);

@@ -46,6 +46,9 @@ pub static INSTANCE: Global<u64> = Global::new(0);
 /// Processes that are starting a workload, by process id.
 #[btf_map]
 pub static STARTERS: HashMap<u32, Starter, { MAX_STARTERS as usize }> = HashMap::new();
+/// Processes that were stopped when they had executed a workload, by process id: their cgroup.
+#[btf_map]
+pub static HELD: HashMap<u32, u64, { MAX_STARTERS as usize }> = HashMap::new();
 /// Element 0: the jiffy after which none of them is any more.
 #[btf_map]
 pub static STARTING_UNTIL: Array<u64, 1> = Array::new();

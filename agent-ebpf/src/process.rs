@@ -32,8 +32,15 @@ pub fn exec(ctx: &BtfTracePointContext) {
     let bprm: *const u8 = ctx.arg(2);
     // SAFETY: typed kernel pointers.
     let dentry = unsafe { kernel::file_dentry(kernel::field(bprm, &BPRM_FILE)) };
-    if startup::goes_on(&tag) && startup::executed(dentry) {
-        return;
+    let mut event = kind::EXEC;
+    if startup::goes_on(&tag) {
+        if startup::executed(dentry) {
+            return;
+        }
+        if startup::awaits(&tag) {
+            startup::hold(cgroup_id);
+            event = kind::STARTED;
+        }
     }
     let held = Held::to(cgroup_id, tag.scope);
     let Some(buffer) = path::claim(held.scope) else {
@@ -46,7 +53,7 @@ pub fn exec(ctx: &BtfTracePointContext) {
         let mode = kernel::dentry_mode(dentry);
         let start = path::walk(dentry, buffer).start.min(MAX_PATH as u32);
         let body = FileBody { dev, access: ACCESS_EXEC, mode, path_len: 0 };
-        report_exec(buffer, start, body, &Actor { held, ppid: emit::ppid() });
+        report_exec(buffer, event, start, body, &Actor { held, ppid: emit::ppid() });
     }
     path::release(buffer);
 }
@@ -64,7 +71,7 @@ const _: () = assert!(size_of::<ExecHead>() == HEAD && ARGV + MAX_ARGV <= MAX_PA
 /// # Safety
 /// `buffer` must be claimed, and hold a path from `start` on.
 #[inline(always)]
-unsafe fn report_exec(buffer: *mut PathBuffer, start: u32, body: FileBody, actor: &Actor) {
+unsafe fn report_exec(buffer: *mut PathBuffer, event: u16, start: u32, body: FileBody, actor: &Actor) {
     let path_len = (MAX_PATH as u32).wrapping_sub(start) & (MAX_PATH as u32 - 1);
     // SAFETY: the path is moved to the front, forwards, as the helper copies; all lengths are masked, and their sum is
     // below the buffer's.
@@ -80,7 +87,7 @@ unsafe fn report_exec(buffer: *mut PathBuffer, start: u32, body: FileBody, actor
         bpf_probe_read_kernel(argv.cast(), ARGV as u32, (&raw const argv_body).cast());
         let size = HEAD + ARGV + path_len as usize + len as usize;
         let record = ExecHead {
-            header: emit::header(kind::EXEC, hook::SCHED_EXEC, size, actor, &emit::observed()),
+            header: emit::header(event, hook::SCHED_EXEC, size, actor, &emit::observed()),
             body: FileBody { path_len, ..body },
         };
         bpf_probe_read_kernel(head.cast(), HEAD as u32, (&raw const record).cast());

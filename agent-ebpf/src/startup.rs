@@ -6,24 +6,34 @@
 //! that is full, or a start that takes too long, means policed.
 
 use aya_ebpf::{
+    Global,
     helpers::{
         bpf_get_current_pid_tgid,
-        generated::{bpf_get_current_task_btf, bpf_jiffies64, bpf_ktime_get_boot_ns},
+        generated::{bpf_get_current_task_btf, bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_send_signal},
     },
     programs::FEntryContext,
 };
 use stockade_common::{
     file::{ACCESS_EXEC, ACCESS_READ},
-    limits::{MAX_PATH, STARTUP_JIFFIES, STARTUP_NS},
+    limits::{MAX_PATH, STARTUP_JIFFIES, STARTUP_NS, UNDECIDED_SCOPE},
     tag::{Starter, TAG_AT_ONCE, Tag},
 };
 
 use crate::{
     file,
-    kernel::{self, DENTRY_D_SB, MM_EXE_FILE, SUPER_BLOCK_S_DEV, TASK_MM, TASK_PID, TASK_TGID},
-    maps::{STARTERS, STARTING_UNTIL},
+    kernel::{
+        self, DENTRY_D_SB, MM_EXE_FILE, MNT_NAMESPACE_NS_INUM, NSPROXY_MNT_NS, SUPER_BLOCK_S_DEV, TASK_MM,
+        TASK_NSPROXY, TASK_PID, TASK_TGID,
+    },
+    maps::{HELD, STARTERS, STARTING_UNTIL},
     path, tag,
 };
+
+/// Number of the mount namespace that policies are compiled for first: the host's.
+#[unsafe(no_mangle)]
+pub static HOST_MOUNTS: Global<u32> = Global::new(0);
+
+const SIGSTOP: u32 = 19;
 
 fn tgid() -> u32 {
     (bpf_get_current_pid_tgid() >> 32) as u32
@@ -121,11 +131,41 @@ pub fn executed(dentry: *const u8) -> bool {
     false
 }
 
+/// Whether what the current task executes in a cgroup with this tag cannot be judged yet: whose it is, or what mounts it
+/// sees, is not known.
+#[inline(always)]
+pub fn awaits(tag: &Tag) -> bool {
+    if tag.scope == UNDECIDED_SCOPE {
+        return true;
+    }
+    // SAFETY: typed kernel pointers; null is checked.
+    unsafe {
+        let task = bpf_get_current_task_btf().cast::<u8>().cast_const();
+        let namespaces: *const u8 = kernel::field(task, &TASK_NSPROXY);
+        if namespaces.is_null() {
+            return true;
+        }
+        let mounts: *const u8 = kernel::field(namespaces, &NSPROXY_MNT_NS);
+        mounts.is_null() || kernel::field::<u32>(mounts, &MNT_NAMESPACE_NS_INUM) != HOST_MOUNTS.load()
+    }
+}
+
+/// Stops the current task's process before it runs on, for userspace to judge. If that fails it runs under what its cgroup
+/// is held to already, which does not know its mounts.
+#[inline(always)]
+pub fn hold(cgroup_id: u64) {
+    if HELD.insert(&tgid(), &cgroup_id, 0).is_ok() {
+        // SAFETY: takes a number.
+        unsafe { bpf_send_signal(SIGSTOP) };
+    }
+}
+
 /// The current task's process ends.
 #[inline(always)]
 pub fn ended() {
     if STARTING_UNTIL.get(0).is_some_and(|until| *until != 0) {
         let _ = STARTERS.remove(&tgid());
+        let _ = HELD.remove(&tgid());
     }
 }
 

@@ -118,8 +118,8 @@ pub fn decode(mut bytes: Bytes) -> Result<Record, DecodeError> {
         return Err(DecodeError::Version(header.version));
     }
     let body = match header.kind {
-        kind::OPEN | kind::CHANGE => Body::File(file(bytes)?),
-        kind::EXEC => {
+        kind::OPEN | kind::CHANGE | kind::CGROUP => Body::File(file(bytes)?),
+        kind::EXEC | kind::STARTED => {
             let file = file(bytes)?;
             let (length, full_len) = (bytes.try_get_u32_ne()?, bytes.try_get_u32_ne()?);
             Body::Exec { file, argv: part(bytes, length)?, full_len }

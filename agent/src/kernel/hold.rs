@@ -169,6 +169,28 @@ impl Enforcer {
         starters.collect::<Result<_, _>>().map_err(failed("STARTERS"))
     }
 
+    /// Processes that were stopped when they had executed a workload whose policy or mounts were not known, with their
+    /// cgroup.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn held(&mut self) -> Result<Vec<(u32, u64)>, KernelError> {
+        let held: HashMap<_, u32, u64> = map(&mut self.ebpf, "HELD")?;
+        held.iter().collect::<Result<_, _>>().map_err(failed("HELD"))
+    }
+
+    /// Forgets that a process was stopped. To be called before it is let go, or killed.
+    ///
+    /// # Errors
+    /// If the map cannot be changed.
+    pub fn release(&mut self, pid: u32) -> Result<(), KernelError> {
+        let mut held: HashMap<_, u32, u64> = map(&mut self.ebpf, "HELD")?;
+        match held.remove(&pid) {
+            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Err(error) => Err(failed("HELD")(error)),
+        }
+    }
+
     /// Puts a host's own table in place of what was there: see [`crate::policy::host`].
     ///
     /// # Errors

@@ -80,11 +80,12 @@ const CGROUP_PROGRAMS: [(&str, u32); 5] =
     [("connect4", 10), ("connect6", 11), ("sendmsg4", 14), ("sendmsg6", 15), ("sock_create", 2)];
 
 /// All maps, as the object names them, but for its constants.
-const MAPS: [&str; 18] = [
+const MAPS: [&str; 19] = [
     "TAG_FILTER",
     "TAGS",
     "INHERIT_LOST",
     "STARTERS",
+    "HELD",
     "STARTING_UNTIL",
     "SCOPES",
     "LABELS",
@@ -116,6 +117,9 @@ pub struct LoadOptions {
     pub network_only: bool,
     /// An object whose programs write lines for [`Enforcer::kernel_log`].
     pub debug_log: bool,
+    /// Inode number of the mount namespace that policies are compiled for. What is started in another one is stopped until it
+    /// is [let go](Enforcer::release).
+    pub host_mounts: u32,
     /// Use the maps that are pinned there, and pin those that are not. [`Pins::find`] must have found nothing foreign.
     pub pins: Option<Pins>,
 }
@@ -162,6 +166,7 @@ impl Enforcer {
         // Alone, all programs are the ones that report.
         let instance = if options.pins.is_some() { key } else { 0 };
         loader.override_global("INSTANCE", &instance, false);
+        loader.override_global("HOST_MOUNTS", &options.host_mounts, false);
         if let Some(pins) = &options.pins {
             pins.prepare()?;
             for map in MAPS {
