@@ -9,6 +9,7 @@ mod fuzz;
 mod guest;
 mod initramfs;
 mod kernels;
+mod package;
 mod setup;
 mod sources;
 mod test;
@@ -37,6 +38,8 @@ enum Verb {
     },
     /// Build everything: the eBPF object, then the one binary that carries it.
     Build,
+    /// Build a .deb and an .rpm of it in target/package.
+    Package(package::Args),
     /// Watch Stockade hold an untrusted agent to a policy: here if this host can enforce, else in a guest.
     Demo(demo::Args),
     /// Run a command as root inside other kernels.
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
             println!("built {}", agent.display());
             0
         }),
+        Verb::Package(args) => package::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),

@@ -43,6 +43,9 @@ const GUEST_PACKAGES: [(&str, &str); 8] = [
     ("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"),
 ];
 
+/// (program, package)
+const PACKAGE_PACKAGES: [(&str, &str); 3] = [("dpkg-deb", "dpkg"), ("strip", "binutils"), ("git", "git")];
+
 /// Whether Debian's ready-made standard library for BPF is installed.
 pub fn debian_bpf_std() -> bool {
     Path::new(BPF_STD).exists()
@@ -66,17 +69,22 @@ fn missing_build() -> Vec<&'static str> {
     all
 }
 
+fn missing_programs(list: &[(&str, &'static str)]) -> Vec<&'static str> {
+    let missing = list.iter().filter(|(program, _)| command::which(program).is_none());
+    missing.map(|(_, package)| *package).collect()
+}
+
 fn missing_guest() -> Vec<&'static str> {
-    GUEST_PACKAGES
-        .iter()
-        .filter(|(program, _)| command::which(program).is_none())
-        .map(|(_, package)| *package)
-        .collect()
+    missing_programs(&GUEST_PACKAGES)
 }
 
 /// `cargo xtask setup`.
 pub fn run() -> Result<()> {
-    let missing: Vec<_> = missing_build().into_iter().chain(missing_guest()).collect();
+    let missing: Vec<_> = missing_build()
+        .into_iter()
+        .chain(missing_guest())
+        .chain(missing_programs(&PACKAGE_PACKAGES))
+        .collect();
     install(&missing)?;
     ensure_linker()?;
     for line in kernels::LINES {
@@ -96,6 +104,11 @@ pub fn ensure_build() -> Result<()> {
 /// What the fuzz targets need: libFuzzer is C++.
 pub fn ensure_cxx() -> Result<()> {
     if command::which("c++").is_some() { Ok(()) } else { install(&["g++"]) }
+}
+
+/// What packages are made with.
+pub fn ensure_package() -> Result<()> {
+    install(&missing_programs(&PACKAGE_PACKAGES))
 }
 
 /// What guests need.

@@ -1,4 +1,4 @@
-//! `test`: on the host, fuzz targets included, then in one guest a kernel. Ends with a line of the counts.
+//! `test`: on the host, fuzz targets and packages included, then in one guest a kernel. Ends with a line of the counts.
 
 use std::{
     io::{self, Write},
@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{build, command, fuzz, guest::Guest, kernels, setup, vm};
+use crate::{build, command, fuzz, guest::Guest, kernels, package, setup, vm};
 
 /// A boot where BPF LSM programs load and never run; it also lacks IPv6.
 const WITHOUT_BPF: &str = "lsm=lockdown,yama,apparmor ipv6.disable=1";
@@ -54,6 +54,9 @@ pub fn run(args: &Args) -> Result<u8> {
     let mut total = host(args.filter.as_deref())?;
     total.add(fuzz(args.filter.as_deref())?);
     if !args.host_only {
+        // They need the BPF toolchain, which `--host-only` does not.
+        let (passed, failed, skipped) = package::check::all(args.filter.as_deref())?;
+        total.add(Counts { passed, failed, skipped });
         setup::ensure_guest()?;
         let lines: Vec<&str> = match (args.all_kernels, args.kernels.is_empty()) {
             (true, _) => kernels::LINES.to_vec(),

@@ -7,6 +7,7 @@ pub mod detach;
 pub mod doctor;
 pub mod events;
 pub mod exit;
+pub mod generate;
 pub mod guarantee;
 pub mod host;
 pub mod live;
@@ -51,6 +52,8 @@ enum Verb {
     Detach(detach::Args),
     #[command(name = "__probe", hide = true)]
     Probe(attempt::Place),
+    #[command(name = "__generate", hide = true)]
+    Generate(generate::Args),
 }
 
 /// Parses the command line and runs the verb; returns the exit code.
@@ -67,6 +70,7 @@ pub fn main() -> u8 {
         Verb::Untag(args) => tag::untag(&args),
         Verb::Detach(args) => detach::run(&args, Some(release)),
         Verb::Probe(place) => probe::child(&place),
+        Verb::Generate(args) => generate::run(&args),
     }
 }
 

@@ -151,9 +151,9 @@ fn signals() -> std::io::Result<mpsc::Receiver<Signal>> {
         (SignalKind::interrupt(), Signal::SIGINT),
     ] {
         let (mut arrivals, send) = (signal(kind)?, send.clone());
-        tokio::spawn(async move {
-            while arrivals.recv().await.is_some() && send.send(number).await.is_ok() {}
-        });
+        tokio::spawn(
+            async move { while arrivals.recv().await.is_some() && send.send(number).await.is_ok() {} },
+        );
     }
     Ok(receive)
 }

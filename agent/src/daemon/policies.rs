@@ -14,12 +14,7 @@ use crate::{
         json::{Context, PolicyId},
     },
     policy::{
-        checked::CheckedPolicy,
-        compile,
-        diagnostic::Diagnostics,
-        follow,
-        image::MapImage,
-        mounts::MountTable,
+        checked::CheckedPolicy, compile, diagnostic::Diagnostics, follow, image::MapImage, mounts::MountTable,
     },
 };
 
@@ -105,7 +100,8 @@ impl View {
 fn namespace(process: &Path) -> io::Result<u32> {
     let link = fs::read_link(process.join("ns/mnt"))?;
     let text = link.to_string_lossy();
-    let number = text.strip_prefix("mnt:[").and_then(|rest| rest.strip_suffix(']')).and_then(|n| n.parse().ok());
+    let number =
+        text.strip_prefix("mnt:[").and_then(|rest| rest.strip_suffix(']')).and_then(|n| n.parse().ok());
     number.ok_or_else(|| io::Error::other(format!("{text} is no mount namespace")))
 }
 

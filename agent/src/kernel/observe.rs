@@ -38,7 +38,8 @@ impl TagReader {
     /// If the map cannot be read.
     pub fn lost(&self) -> Result<bool, KernelError> {
         let mut value = [0; 4];
-        sys::map_lookup(self.lost.as_fd(), &0u32.to_ne_bytes(), &mut value).map_err(failed("INHERIT_LOST"))?;
+        sys::map_lookup(self.lost.as_fd(), &0u32.to_ne_bytes(), &mut value)
+            .map_err(failed("INHERIT_LOST"))?;
         Ok(value != [0; 4])
     }
 }

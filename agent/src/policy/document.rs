@@ -22,7 +22,7 @@ const EXEC: u32 = ACCESS_READ | ACCESS_EXEC;
 /// # Errors
 /// If there is no such text: the language cannot say what flags can.
 pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
-    let CheckedPolicy { name, mode, paths, destinations, rules: _, places } = policy;
+    let CheckedPolicy { name, mode, paths, destinations, rules: _, places, scope: _ } = policy;
     // Rules of the profile are put in wherever it is checked.
     let written = |rule: u32| places.get(rule as usize).is_none_or(|place| place.author != Author::Profile);
     let mut lists: [(&str, &str, Vec<Value>); 6] = [

@@ -69,7 +69,11 @@ impl Core {
             return Ok(());
         }
         let belongs = self.inspector.belongs(&self.matcher, &node.path);
-        match belongs.to.and_then(|found| self.policies.policies.get(found.policy)).map(|policy| policy.name.clone()) {
+        match belongs
+            .to
+            .and_then(|found| self.policies.policies.get(found.policy))
+            .map(|policy| policy.name.clone())
+        {
             Some(name) => self.tag_below(&node, &name, How::AtCreation, belongs.warnings),
             None => self.untag_below(&node, UNDECIDED).map(drop),
         }
@@ -115,7 +119,13 @@ impl Core {
     }
 
     /// Tags a cgroup for a policy, whatever runs in it: it stands still meanwhile.
-    fn tag_below(&mut self, node: &Node, name: &str, how: How, mut window: Vec<String>) -> Result<(), Refusal> {
+    fn tag_below(
+        &mut self,
+        node: &Node,
+        name: &str,
+        how: How,
+        mut window: Vec<String>,
+    ) -> Result<(), Refusal> {
         let entry = self.state(name)?.entry;
         let pids = self.tree.all_processes(&node.path).unwrap_or_default();
         let starting = self.enforcer.starters().map_err(|error| refused_by_kernel(&error))?;
@@ -222,8 +232,16 @@ impl Core {
     }
 
     /// Where one cgroup belongs. Returns the scope that it, and what is below it, is in then.
-    fn place(&mut self, node: &Node, tagged: Option<Scope>, gone: &[String]) -> Result<Option<Scope>, Refusal> {
-        if node.path.parent().is_none() || self.own.starts_with(&node.path) || node.path.starts_with(&self.own) {
+    fn place(
+        &mut self,
+        node: &Node,
+        tagged: Option<Scope>,
+        gone: &[String],
+    ) -> Result<Option<Scope>, Refusal> {
+        if node.path.parent().is_none()
+            || self.own.starts_with(&node.path)
+            || node.path.starts_with(&self.own)
+        {
             // Runs are below our own.
             return Ok(tagged);
         }

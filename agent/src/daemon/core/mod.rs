@@ -255,7 +255,8 @@ impl Core {
     fn free_scope(&self) -> Result<Scope, Refusal> {
         let taken: std::collections::BTreeSet<Scope> = self.registry.numbers().collect();
         (1..UNDECIDED_SCOPE).map(Scope).find(|scope| !taken.contains(scope)).ok_or_else(|| {
-            let message = format!("all {UNDECIDED_SCOPE} scopes are taken: containers and runs have one each");
+            let message =
+                format!("all {UNDECIDED_SCOPE} scopes are taken: containers and runs have one each");
             refusal(RefusalKind::Failed, message)
         })
     }

@@ -157,7 +157,12 @@ mod tests {
     use super::*;
 
     fn cgroup(path: &str) -> TaggedCgroup {
-        TaggedCgroup { path: path.into(), since: SystemTime::UNIX_EPOCH, how: How::Running, window: Vec::new() }
+        TaggedCgroup {
+            path: path.into(),
+            since: SystemTime::UNIX_EPOCH,
+            how: How::Running,
+            window: Vec::new(),
+        }
     }
 
     #[test]

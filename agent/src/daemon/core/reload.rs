@@ -135,7 +135,10 @@ impl Core {
                         let before = Some((instance.scope, instance.slot));
                         match &instance.compiled {
                             _ if index == 0 => {
-                                let same = instance.compiled.as_ref().is_some_and(|(view, _)| view.shows_the_same(host));
+                                let same = instance
+                                    .compiled
+                                    .as_ref()
+                                    .is_some_and(|(view, _)| view.shows_the_same(host));
                                 if !(same && same_rules) {
                                     views.push((before, host.clone()));
                                 }
@@ -224,7 +227,9 @@ impl Core {
             })
             .collect();
         let image = host::compile(&rules, &host.mounts);
-        image.map_err(|error| refusal(RefusalKind::Invalid, format!("the scopes of all policies together: {error}")))
+        image.map_err(|error| {
+            refusal(RefusalKind::Invalid, format!("the scopes of all policies together: {error}"))
+        })
     }
 
     /// From here on nothing is compiled any more: words are written, and what is not used any longer is taken away.

@@ -29,9 +29,11 @@ impl Core {
         let invalid = |error: &dyn std::fmt::Display| refusal(RefusalKind::Invalid, error);
         let failed = |error: &dyn std::fmt::Display| refusal(RefusalKind::Failed, error);
         let kernel = |error| refused_by_kernel(&error);
-        let document = Document::new(Source { name: "policy of the run".into(), text: policy.clone() }).map_err(|error| invalid(&error))?;
+        let document = Document::new(Source { name: "policy of the run".into(), text: policy.clone() })
+            .map_err(|error| invalid(&error))?;
         let checked = check::check(&[document], &Overlay::default()).map_err(|error| invalid(&error))?;
-        let view = View::of(*pid).map_err(|error| failed(&format!("reading the mounts of process {pid}: {error}")))?;
+        let view = View::of(*pid)
+            .map_err(|error| failed(&format!("reading the mounts of process {pid}: {error}")))?;
         self.runs += 1;
         let name = format!("run-{}-{pid}", self.runs);
         let Compiled { image, context, .. } =
@@ -49,7 +51,12 @@ impl Core {
             uid: Some(*uid),
             cgroup: None,
             audit_all: *audit_all,
-            instances: vec![Instance { scope, slot, compiled: Some((view, Arc::new(image))), context: context.clone() }],
+            instances: vec![Instance {
+                scope,
+                slot,
+                compiled: Some((view, Arc::new(image))),
+                context: context.clone(),
+            }],
         };
         let flags = state.flags(self.degraded);
         self.registry.scopes.insert(name.clone(), state);
@@ -92,7 +99,8 @@ impl Core {
         let path = cgroup.path().strip_prefix(self.tree.mount()).map_err(|error| failed(&error))?;
         let path = std::path::Path::new("/").join(path);
         let node = Node { path: path.clone(), id: cgroup.id().map_err(|error| failed(&error))? };
-        let wanted = Wanted { node: &node, name, scope, entry: Entry::AtOnce, how: How::Run, window: Vec::new() };
+        let wanted =
+            Wanted { node: &node, name, scope, entry: Entry::AtOnce, how: How::Run, window: Vec::new() };
         self.tag(wanted)?;
         cgroup.add(pid).map_err(|error| failed(&error))?;
         Ok(path)

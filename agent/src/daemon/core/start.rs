@@ -74,7 +74,12 @@ struct Proved {
 ///
 /// # Errors
 /// What keeps it from that.
-pub fn start(directory: &Path, allow_degraded: bool, hub: Hub, log: Option<Sink>) -> Result<Started, StartError> {
+pub fn start(
+    directory: &Path,
+    allow_degraded: bool,
+    hub: Hub,
+    log: Option<Sink>,
+) -> Result<Started, StartError> {
     let unavailable = |why: &dyn std::fmt::Display| StartError::Unavailable(why.to_string());
     let other = |why: &dyn std::fmt::Display| StartError::Other(why.to_string());
     if !host::is_root() {
@@ -229,8 +234,12 @@ impl Core {
             let above = node.path.parent().and_then(|parent| nodes.iter().find(|other| other.path == parent));
             if above.and_then(|above| tags.get(&above.id)) != Some(scope) {
                 let how = if *scope == Scope(UNDECIDED_SCOPE) { How::AtCreation } else { How::Adopted };
-                let cgroup =
-                    TaggedCgroup { path: node.path.clone(), since: SystemTime::now(), how, window: Vec::new() };
+                let cgroup = TaggedCgroup {
+                    path: node.path.clone(),
+                    since: SystemTime::now(),
+                    how,
+                    window: Vec::new(),
+                };
                 self.registry.cgroups.insert(node.id, cgroup);
             }
         }

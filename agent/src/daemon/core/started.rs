@@ -7,11 +7,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use stockade_common::{
-    file::ACCESS_EXEC,
-    limits::UNDECIDED_SCOPE,
-    tag::label_kind,
-};
+use stockade_common::{file::ACCESS_EXEC, limits::UNDECIDED_SCOPE, tag::label_kind};
 
 use super::{
     Core,
@@ -90,15 +86,19 @@ impl Core {
         } else {
             match self.registry.find(tagged) {
                 Some((name, _)) => (name.to_owned(), own),
-                None => return Err(refusal(RefusalKind::NotFound, format!("nobody knows scope {}", tagged.0))),
+                None => {
+                    return Err(refusal(RefusalKind::NotFound, format!("nobody knows scope {}", tagged.0)));
+                }
             }
         };
-        let view = View::of(pid)
-            .map_err(|error| refusal(RefusalKind::Failed, format!("reading the mounts of process {pid}: {error}")))?;
+        let view = View::of(pid).map_err(|error| {
+            refusal(RefusalKind::Failed, format!("reading the mounts of process {pid}: {error}"))
+        })?;
         let scope = self.instance(&name, &view)?;
         if scope != tagged {
             let entry = self.state(&name)?.entry;
-            let wanted = Wanted { node: &top, name: &name, scope, entry, how: How::AtStart, window: Vec::new() };
+            let wanted =
+                Wanted { node: &top, name: &name, scope, entry, how: How::AtStart, window: Vec::new() };
             self.tag(wanted)?;
         }
         Ok(self.may_execute(&name, scope, pid))
@@ -141,9 +141,10 @@ impl Core {
     pub(super) fn instance(&mut self, name: &str, view: &View) -> Result<Scope, Refusal> {
         let kernel = |error| refused_by_kernel(&error);
         let state = self.state(name)?;
-        let known = state.instances.iter().find(|instance| {
-            instance.compiled.as_ref().is_some_and(|(known, _)| known.shows_the_same(view))
-        });
+        let known = state
+            .instances
+            .iter()
+            .find(|instance| instance.compiled.as_ref().is_some_and(|(known, _)| known.shows_the_same(view)));
         if let Some(instance) = known {
             return Ok(instance.scope);
         }

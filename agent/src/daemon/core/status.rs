@@ -73,7 +73,8 @@ impl Core {
             }
         }
         let state = self.state(name)?;
-        let policy = state.instances.first().map(|instance| instance.context.policy.clone()).unwrap_or_default();
+        let policy =
+            state.instances.first().map(|instance| instance.context.policy.clone()).unwrap_or_default();
         Ok(ScopeStatus {
             name: name.to_owned(),
             kind: state.kind,
