@@ -56,10 +56,7 @@ impl Core {
         let node = Node { path: PathBuf::from(OsStr::from_bytes(path)), id };
         if scope.0 != UNDECIDED_SCOPE {
             // Put in by the table; its scope says when it starts.
-            let Some((name, entry)) = self.owner(scope) else { return Ok(()) };
-            if entry == Entry::AtOnce {
-                self.enforcer.tag(id, scope, entry).map_err(|error| refused_by_kernel(&error))?;
-            }
+            let Some((name, _)) = self.owner(scope) else { return Ok(()) };
             self.note(&node, &name, How::AtCreation, Vec::new());
             return Ok(());
         }

@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use stockade_common::tag::{SCOPE_AUDIT_ALL, SCOPE_CGROUP_EMITS, SCOPE_ENFORCE};
+use stockade_common::tag::{SCOPE_AT_ONCE, SCOPE_AUDIT_ALL, SCOPE_CGROUP_EMITS, SCOPE_ENFORCE};
 
 use crate::{
     audit::json::Context,
@@ -16,6 +16,7 @@ use crate::{
     policy::{
         checked::{CheckedPolicy, Mode},
         image::MapImage,
+        scope::Start,
     },
     scope::cgroup::OwnCgroup,
 };
@@ -59,6 +60,24 @@ pub struct ScopeState {
 }
 
 impl ScopeState {
+    /// Of a host policy, with nothing in it.
+    #[must_use]
+    pub fn of_policy(policy: &CheckedPolicy) -> Self {
+        let at_once = policy.scope.as_ref().is_some_and(|scope| scope.start == Start::AtOnce);
+        Self {
+            kind: ScopeKind::Policy,
+            policy: Some(policy.clone()),
+            source: None,
+            mode: None,
+            entry: if at_once { Entry::AtOnce } else { Entry::Starting },
+            uid: None,
+            cgroup: None,
+            orphan: false,
+            audit_all: false,
+            instances: Vec::new(),
+        }
+    }
+
     /// Whether denials are enforced.
     #[must_use]
     pub fn effective_mode(&self) -> Mode {
@@ -70,10 +89,16 @@ impl ScopeState {
     #[must_use]
     pub fn flags(&self, degraded: bool) -> u32 {
         let enforce = self.effective_mode() == Mode::Enforce;
-        [(enforce, SCOPE_ENFORCE), (self.audit_all, SCOPE_AUDIT_ALL), (degraded, SCOPE_CGROUP_EMITS)]
-            .into_iter()
-            .filter(|(wanted, _)| *wanted)
-            .fold(0, |flags, (_, flag)| flags | flag)
+        let at_once = self.entry == Entry::AtOnce;
+        [
+            (enforce, SCOPE_ENFORCE),
+            (self.audit_all, SCOPE_AUDIT_ALL),
+            (degraded, SCOPE_CGROUP_EMITS),
+            (at_once, SCOPE_AT_ONCE),
+        ]
+        .into_iter()
+        .filter(|(wanted, _)| *wanted)
+        .fold(0, |flags, (_, flag)| flags | flag)
     }
 }
 

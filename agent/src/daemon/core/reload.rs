@@ -14,9 +14,9 @@ use crate::{
         command::{Refusal, RefusalKind, Reloaded, ScopeKind, ScopeStatus},
         policies::{Compiled, View},
     },
-    kernel::{Entry, Scope, ScopeLabel, Slot},
+    kernel::{Scope, ScopeLabel, Slot},
     policy::{
-        checked::Mode,
+        checked::{CheckedPolicy, Mode},
         host::{self, CgroupRule},
         image::MapImage,
         scope::Start,
@@ -125,6 +125,7 @@ impl Core {
                         && before.destinations == policy.destinations
                         && before.rules == policy.rules
                         && before.mode == policy.mode
+                        && starts(before) == starts(policy)
                 })
             });
             let mut views: Vec<(Option<(Scope, Slot)>, View)> = Vec::new();
@@ -156,19 +157,7 @@ impl Core {
                 (true, true) => reloaded.unchanged.push(name.clone()),
             }
             // A mode that was set by hand ends with a reload.
-            let flags = ScopeState {
-                kind: ScopeKind::Policy,
-                policy: Some(policy.clone()),
-                source: None,
-                mode: None,
-                entry: Entry::Starting,
-                uid: None,
-                cgroup: None,
-                orphan: false,
-                audit_all: false,
-                instances: Vec::new(),
-            }
-            .flags(self.degraded);
+            let flags = ScopeState::of_policy(policy).flags(self.degraded);
             for (before, view) in views {
                 let Compiled { image, context, warnings } = view
                     .compile(name, policy, &self.boot)
@@ -245,22 +234,9 @@ impl Core {
     ) -> Result<(), Refusal> {
         let kernel = |error| refused_by_kernel(&error);
         for HostPolicy { name, file, policy } in &policies.policies {
-            let entry = match policy.scope.as_ref().map(|scope| scope.start) {
-                Some(Start::AtOnce) => Entry::AtOnce,
-                _ => Entry::Starting,
-            };
-            let state = self.registry.scopes.entry(name.clone()).or_insert_with(|| ScopeState {
-                kind: ScopeKind::Policy,
-                policy: None,
-                source: None,
-                mode: None,
-                entry,
-                uid: None,
-                cgroup: None,
-                orphan: false,
-                audit_all: false,
-                instances: Vec::new(),
-            });
+            let fresh = ScopeState::of_policy(policy);
+            let entry = fresh.entry;
+            let state = self.registry.scopes.entry(name.clone()).or_insert(fresh);
             (state.policy, state.source, state.mode, state.entry) =
                 (Some(policy.clone()), Some(file.clone()), None, entry);
         }
@@ -346,6 +322,10 @@ impl Core {
         self.tell_of_itself("mode", &format!("{name}: {}", mode_name(mode)));
         self.scope_status(name)
     }
+}
+
+fn starts(policy: &CheckedPolicy) -> Option<Start> {
+    policy.scope.as_ref().map(|scope| scope.start)
 }
 
 fn free(taken: &[Scope]) -> Result<Scope, Refusal> {
