@@ -11,6 +11,7 @@ use crate::{
     file::Decision,
     kernel::{self, TASK_TGID},
     maps::count,
+    startup,
     tag::{self, Held},
 };
 
@@ -35,7 +36,8 @@ pub fn ptrace(ctx: &LsmContext) -> bool {
     // SAFETY: a typed kernel pointer.
     let (target_cgroup, target_tgid) =
         unsafe { (kernel::task_cgroup_id(target), kernel::field(target, &TASK_TGID)) };
-    if tag::scope_of(target_cgroup) == Some(held.scope) {
+    // What starts a workload in the same cgroup is outside code still.
+    if tag::scope_of(target_cgroup) == Some(held.scope) && !startup::is_starter(target_tgid) {
         return true;
     }
     let body = TargetBody { target_tgid, detail: mode };

@@ -18,7 +18,7 @@ use crate::{
     kernel::{
         self, DENTRY_D_SB, FILE_F_FLAGS, FILE_F_MODE, S_IFBLK, S_IFMT, SUPER_BLOCK_S_DEV, SUPER_BLOCK_S_MAGIC,
     },
-    maps::{ACCEPTS, FILESYSTEMS, count},
+    maps::{ACCEPTS, AcceptWords, FILESYSTEMS, FsEntryWords, count},
     path::{self, PathBuffer, Walk, walk_error},
     startup,
     tag::{self, Held},
@@ -288,7 +288,9 @@ fn internal(scope: u32) -> Decision {
 
 #[inline(always)]
 fn accept(slot: u32, state: u32) -> Option<&'static Accept> {
-    ACCEPTS.get_value(slot, &automaton::accept_index(slot, state)?)
+    let words: *const AcceptWords = ACCEPTS.get_value(slot, &automaton::accept_index(slot, state)?)?;
+    // SAFETY: the same words; a map value.
+    Some(unsafe { &*words.cast::<Accept>() })
 }
 
 /// The rule to name: that of the first access kind asked for which either automaton decides.
@@ -374,6 +376,9 @@ pub unsafe fn look_up(slot: u32, buffer: *mut PathBuffer, start: u32, dev: u32) 
 
 #[inline(always)]
 fn filesystem_of(slot: u32, dev: u32) -> Option<FsEntry> {
-    // SAFETY: the value is copied out at once.
-    unsafe { FILESYSTEMS.get(slot)?.get(&dev) }.copied()
+    // SAFETY: the same words; the value is copied out at once.
+    unsafe {
+        let words: *const FsEntryWords = FILESYSTEMS.get(slot)?.get(&dev)?;
+        Some(*words.cast::<FsEntry>())
+    }
 }

@@ -50,6 +50,8 @@ pub fn cgroup_mkdir(ctx: &BtfTracePointContext) {
     }
 }
 
+const UNDECIDED: Tag = Tag { scope: UNDECIDED_SCOPE, flags: 0 };
+
 /// False: the tag was lost, and is looked for at ancestors from now on.
 #[inline(always)]
 fn put(id: u64, tag: &Tag) -> bool {
@@ -67,7 +69,8 @@ fn put(id: u64, tag: &Tag) -> bool {
 /// Tags a cgroup by its path, and reports it. True: what becomes of it is decided.
 #[inline(never)]
 fn by_path(id: u64, text: u64) -> bool {
-    let Some(buffer) = path::claim(0) else { return false };
+    // Whose it is cannot be found out here: nothing runs in it until userspace has.
+    let Some(buffer) = path::claim(0) else { return put(id, &UNDECIDED) };
     // SAFETY: the buffer was claimed.
     let tagged = unsafe { by_path_in(buffer, id, text) };
     path::release(buffer);
@@ -83,9 +86,9 @@ unsafe fn by_path_in(buffer: *mut PathBuffer, id: u64, text: u64) -> bool {
             MAX_CGROUP_PATH as u32,
             text as *const _,
         );
-        // The length counts the NUL. A path that is cut is nobody's.
+        // The length counts the NUL. What a path that is cut would match is not known.
         if length <= 1 || length >= MAX_CGROUP_PATH as i64 {
-            return false;
+            return put(id, &UNDECIDED);
         }
         let length = PathBuffer::forget(buffer, length as u32) & (MAX_CGROUP_PATH as u32 - 1);
         let start = (MAX_PATH as u32).wrapping_sub(length).wrapping_add(1) & (MAX_PATH as u32 - 1);
@@ -94,7 +97,7 @@ unsafe fn by_path_in(buffer: *mut PathBuffer, id: u64, text: u64) -> bool {
     };
     // SAFETY: as promised by the caller.
     let Some(found) = (unsafe { file::look_up(tag::host(), buffer, start, CGROUP_DEV) }) else {
-        return false;
+        return put(id, &UNDECIDED);
     };
     if found.allow & ACCESS_READ == 0 {
         return false;

@@ -23,6 +23,14 @@ pub type Table = [u64; TABLE_ENTRIES];
 const MMAPABLE: usize = 1 << 10;
 /// Maps put into an array of maps may have other sizes than its template (`BPF_F_INNER_MAP`, kernel 5.10).
 const INNER_MAP: usize = 1 << 12;
+/// [`FsEntry`]
+pub type FsEntryWords = [u32; size_of::<FsEntry>() / 4];
+/// [`Accept`]
+pub type AcceptWords = [u32; size_of::<Accept>() / 4];
+/// [`PortRun`]
+pub type PortRunWords = [u32; size_of::<PortRun>() / 4];
+/// [`PortRange`]
+pub type PortRangeWords = [u32; size_of::<PortRange>() / 4];
 /// One policy's.
 type PolicyTable = Array<Table, 1, MMAPABLE>;
 
@@ -57,20 +65,24 @@ pub static STARTING_UNTIL: Array<u64, 1> = Array::new();
 pub static SCOPES: Array<u64, { MAX_SCOPES as usize }, MMAPABLE> = Array::new();
 
 // A policy's tables are maps of their own, made to its measure and put into these under its slot, all before a scope is
-// set to it: a look-up that finds no map denies.
+// set to it: a look-up that finds no map denies. Their values are plain words here: 6.1 looks for timers in the types of
+// structs, and does not take a map without types for one with a struct that has none (`bpf_map_meta_equal`).
 #[btf_map]
-pub static FILESYSTEMS: ArrayOfMaps<HashMap<u32, FsEntry, 1>, { MAX_SLOTS as usize }> = ArrayOfMaps::new();
+pub static FILESYSTEMS: ArrayOfMaps<HashMap<u32, FsEntryWords, 1>, { MAX_SLOTS as usize }> =
+    ArrayOfMaps::new();
 #[btf_map]
 pub static NEXT: ArrayOfMaps<PolicyTable, { MAX_SLOTS as usize }> = ArrayOfMaps::new();
 #[btf_map]
 pub static STATES: ArrayOfMaps<PolicyTable, { MAX_SLOTS as usize }> = ArrayOfMaps::new();
 #[btf_map]
-pub static ACCEPTS: ArrayOfMaps<Array<Accept, 1, INNER_MAP>, { MAX_SLOTS as usize }> = ArrayOfMaps::new();
-#[btf_map]
-pub static PREFIXES: ArrayOfMaps<LpmTrie<PrefixData, PortRun, 1>, { MAX_SLOTS as usize }> =
+pub static ACCEPTS: ArrayOfMaps<Array<AcceptWords, 1, INNER_MAP>, { MAX_SLOTS as usize }> =
     ArrayOfMaps::new();
 #[btf_map]
-pub static PORTS: ArrayOfMaps<Array<PortRange, 1, INNER_MAP>, { MAX_SLOTS as usize }> = ArrayOfMaps::new();
+pub static PREFIXES: ArrayOfMaps<LpmTrie<PrefixData, PortRunWords, 1>, { MAX_SLOTS as usize }> =
+    ArrayOfMaps::new();
+#[btf_map]
+pub static PORTS: ArrayOfMaps<Array<PortRangeWords, 1, INNER_MAP>, { MAX_SLOTS as usize }> =
+    ArrayOfMaps::new();
 
 #[btf_map]
 pub static DIRECTORIES: Array<Memory, REMEMBERED_DIRECTORIES> = Array::new();

@@ -3,12 +3,12 @@
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use stockade_common::{
     event::reason,
-    net::{PORT_ALLOW, PORT_SEARCH_STEPS, PrefixData, TCP, UDP, port_key},
+    net::{PORT_ALLOW, PORT_SEARCH_STEPS, PortRange, PrefixData, TCP, UDP, port_key},
 };
 
 use crate::{
     file::Decision,
-    maps::{PORTS, PREFIXES},
+    maps::{PORTS, PREFIXES, PortRangeWords},
 };
 
 /// `AF_UNIX`.
@@ -89,19 +89,22 @@ fn lookup(slot: u32, addr: [u32; 4], destination: &Destination) -> Decision {
     // SAFETY: same size, any bit pattern is valid.
     let addr: PrefixData = unsafe { core::mem::transmute(addr) };
     let Some(prefixes) = PREFIXES.get(slot) else { return Decision::new(reason::NO_RULE) };
-    let Some(run) = prefixes.get(&Key::new(PREFIX_BITS, addr)).copied() else {
+    let Some([first, len]) = prefixes.get(&Key::new(PREFIX_BITS, addr)).copied() else {
         return Decision::new(reason::NO_RULE);
     };
     let Some(ports) = PORTS.get(slot) else { return Decision::new(reason::INTERNAL) };
 
     let wanted = port_key(protocol, destination.port);
-    let (mut low, mut high) = (run.first, run.first.wrapping_add(run.len));
+    let (mut low, mut high) = (first, first.wrapping_add(len));
     for _ in 0..=PORT_SEARCH_STEPS {
         if low >= high {
             break;
         }
         let middle = low + (high - low) / 2;
-        let Some(range) = ports.get(middle) else { return Decision::new(reason::INTERNAL) };
+        let Some(words) = ports.get(middle) else { return Decision::new(reason::INTERNAL) };
+        let words: *const PortRangeWords = words;
+        // SAFETY: the same words; a map value.
+        let range = unsafe { &*words.cast::<PortRange>() };
         if wanted < range.low {
             high = middle;
         } else if wanted > range.high {

@@ -33,14 +33,13 @@ pub fn exec(ctx: &BtfTracePointContext) {
     // SAFETY: typed kernel pointers.
     let dentry = unsafe { kernel::file_dentry(kernel::field(bprm, &BPRM_FILE)) };
     let mut event = kind::EXEC;
-    if startup::goes_on(&tag) {
-        if startup::executed(dentry) {
-            return;
-        }
-        if startup::awaits(&tag) {
-            startup::hold(cgroup_id);
-            event = kind::STARTED;
-        }
+    let starting = startup::goes_on(&tag);
+    if startup::executed(dentry) && starting {
+        return;
+    }
+    if starting && startup::awaits(&tag) {
+        startup::hold(cgroup_id);
+        event = kind::STARTED;
     }
     let held = Held::to(cgroup_id, tag.scope);
     let Some(buffer) = path::claim(held.scope) else {
@@ -138,9 +137,6 @@ pub fn fork(ctx: &BtfTracePointContext) {
 /// `tp_btf/sched_process_exit(task)`: the process's last thread.
 #[inline(always)]
 pub fn exit() {
-    let Some((cgroup_id, tag)) = tag::candidate().and_then(|id| tag::tag_of(id).map(|tag| (id, tag))) else {
-        return;
-    };
     // SAFETY: typed kernel pointers of the current task.
     let (live, status): (u32, u32) = unsafe {
         let task = bpf_get_current_task_btf().cast::<u8>().cast_const();
@@ -149,8 +145,10 @@ pub fn exit() {
     if live != 0 {
         return;
     }
-    let starting = startup::goes_on(&tag);
+    let tagged = tag::candidate().and_then(|id| tag::tag_of(id).map(|tag| (id, tag)));
+    let starting = tagged.is_some_and(|(_, tag)| startup::goes_on(&tag));
     startup::ended();
+    let Some((cgroup_id, tag)) = tagged else { return };
     if starting {
         return;
     }

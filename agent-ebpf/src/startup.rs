@@ -14,7 +14,7 @@ use aya_ebpf::{
     programs::FEntryContext,
 };
 use stockade_common::{
-    file::{ACCESS_EXEC, ACCESS_READ},
+    file::{ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE},
     limits::{MAX_PATH, STARTUP_JIFFIES, STARTUP_NS, UNDECIDED_SCOPE},
     tag::{Starter, TAG_AT_ONCE, Tag},
 };
@@ -22,11 +22,12 @@ use stockade_common::{
 use crate::{
     file,
     kernel::{
-        self, DENTRY_D_SB, MNT_NAMESPACE_NS_INUM, NSPROXY_MNT_NS, SUPER_BLOCK_S_DEV, TASK_NSPROXY, TASK_PID,
-        TASK_TGID,
+        self, DENTRY_D_SB, MM_EXE_FILE, MNT_NAMESPACE_NS_INUM, NSPROXY_MNT_NS, SUPER_BLOCK_S_DEV, TASK_MM,
+        TASK_NSPROXY, TASK_PID, TASK_TGID,
     },
     maps::{HELD, STARTERS, STARTING_UNTIL},
-    path, tag,
+    path::{self, walk_error},
+    tag,
 };
 
 /// Number of the mount namespace that policies are compiled for first: the host's.
@@ -70,6 +71,13 @@ fn enter(tgid: u32, since: u64) {
     }
 }
 
+/// Whether a process is starting something, or was when it ended: nobody who is policed may reach into it.
+#[inline(always)]
+pub fn is_starter(tgid: u32) -> bool {
+    // SAFETY: only whether there is one.
+    unsafe { STARTERS.get(&tgid) }.is_some()
+}
+
 /// Whether a tag lets those who enter start something.
 #[inline(always)]
 fn admits(cgroup_id: u64) -> bool {
@@ -109,49 +117,68 @@ pub fn forked(child: *const u8) {
             kernel::field::<u32>(child, &TASK_PID),
         )
     };
-    if tgid != tid || tag::scope_of(cgroup_id).is_none() || !admits(cgroup_id) {
+    if tgid != tid {
         return;
     }
-    if let Some(starter) = current() {
-        enter(tgid, starter.since);
-    } else if tag::current().is_none() && !tag::lost() {
-        // SAFETY: takes no arguments.
-        enter(tgid, unsafe { bpf_ktime_get_boot_ns() });
+    if tag::scope_of(cgroup_id).is_some() && admits(cgroup_id) {
+        if let Some(starter) = current() {
+            enter(tgid, starter.since);
+            return;
+        }
+        if tag::current().is_none() && !tag::lost() {
+            // SAFETY: takes no arguments.
+            enter(tgid, unsafe { bpf_ktime_get_boot_ns() });
+            return;
+        }
+    }
+    // Its number may have been another's, which was moved out of all tags before it ended.
+    forget(tgid);
+}
+
+/// A number may be another process's from now on.
+#[inline(always)]
+fn forget(tgid: u32) {
+    // SAFETY: takes no arguments.
+    if STARTING_UNTIL.get(0).is_some_and(|until| *until >= unsafe { bpf_jiffies64() }) {
+        let _ = STARTERS.remove(&tgid);
+        let _ = HELD.remove(&tgid);
     }
 }
 
 /// The current task is executing `dentry`, and cannot go back. True: it goes on starting.
 #[inline(always)]
 pub fn executed(dentry: *const u8) -> bool {
-    let Some(starter) = current() else { return false };
-    if starter.executes == dentry as u64 {
-        return true;
+    let goes_on = current().is_some_and(|starter| starter.executes == dentry as u64);
+    if !goes_on {
+        let _ = STARTERS.remove(&tgid());
     }
-    let _ = STARTERS.remove(&tgid());
-    false
+    goes_on
 }
 
 /// Whether what the current task executes in a cgroup with this tag cannot be judged yet: whose it is, or what mounts it
 /// sees, is not known.
 #[inline(always)]
 pub fn awaits(tag: &Tag) -> bool {
-    if tag.scope == UNDECIDED_SCOPE {
-        return true;
-    }
+    tag.scope == UNDECIDED_SCOPE || !sees_host()
+}
+
+/// Whether the current task sees the mounts that policies are compiled for first.
+#[inline(always)]
+fn sees_host() -> bool {
     // SAFETY: typed kernel pointers; null is checked.
     unsafe {
         let task = bpf_get_current_task_btf().cast::<u8>().cast_const();
         let namespaces: *const u8 = kernel::field(task, &TASK_NSPROXY);
         if namespaces.is_null() {
-            return true;
+            return false;
         }
         let mounts: *const u8 = kernel::field(namespaces, &NSPROXY_MNT_NS);
-        mounts.is_null() || kernel::field::<u32>(mounts, &MNT_NAMESPACE_NS_INUM) != HOST_MOUNTS.load()
+        !mounts.is_null() && kernel::field::<u32>(mounts, &MNT_NAMESPACE_NS_INUM) == HOST_MOUNTS.load()
     }
 }
 
 /// Stops the current task's process before it runs on, for userspace to judge. If that fails it runs under what its cgroup
-/// is held to already, which does not know its mounts.
+/// is held to already, which does not know its mounts, until userspace finds that it does not stand, and kills it.
 #[inline(always)]
 pub fn hold(cgroup_id: u64) {
     if HELD.insert(&tgid(), &cgroup_id, 0).is_ok() {
@@ -160,38 +187,77 @@ pub fn hold(cgroup_id: u64) {
     }
 }
 
-/// The current task's process ends.
+/// The current task's process ends, wherever it is by now.
 #[inline(always)]
 pub fn ended() {
-    if STARTING_UNTIL.get(0).is_some_and(|until| *until != 0) {
-        let _ = STARTERS.remove(&tgid());
-        let _ = HELD.remove(&tgid());
-    }
+    forget(tgid());
 }
 
-/// Whether a starter may open `dentry` to execute it, whatever the policy says: another starter (`systemd-executor`), or
-/// what loads one. Not its own program once more: that may be a shell.
+/// Whether a starter may open `dentry` to execute it, whatever the policy says: another starter (`systemd-executor`), what
+/// loads one; a container runtime its own program once more, or the copy of it that it has made in memory. Only where the
+/// host's mounts are seen: elsewhere a path is what an image says it is.
 #[inline(never)]
 pub fn executes_starter(dentry: *const u8) -> bool {
     let Some(starter) = current() else { return false };
-    let known = starters(dentry);
-    if known & ACCESS_EXEC != 0 {
+    if !sees_host() {
+        return false;
+    }
+    let known = known(dentry);
+    let goes_on = if known == NAMELESS || known & ACCESS_WRITE != 0 {
+        is_runtime(dentry, known)
+    } else {
+        known & ACCESS_EXEC != 0
+    };
+    if goes_on {
         return STARTERS.insert(&tgid(), &Starter { executes: dentry as u64, ..starter }, 0).is_ok();
     }
-    known & ACCESS_READ != 0
+    known != NAMELESS && known & ACCESS_READ != 0
 }
 
-/// What the host's own table says about a file: `ACCESS_EXEC` for starters, `ACCESS_READ` for what loads them.
+/// Whether the current task runs a container runtime's program, and `dentry` is that, or has no name.
 #[inline(always)]
-fn starters(dentry: *const u8) -> u32 {
+fn is_runtime(dentry: *const u8, asked: u32) -> bool {
+    // SAFETY: typed kernel pointers; null is checked.
+    let own = unsafe {
+        let task = bpf_get_current_task_btf().cast::<u8>().cast_const();
+        let mm: *const u8 = kernel::field(task, &TASK_MM);
+        if mm.is_null() {
+            return false;
+        }
+        let exe: *const u8 = kernel::field(mm, &MM_EXE_FILE);
+        if exe.is_null() {
+            return false;
+        }
+        kernel::file_dentry(exe)
+    };
+    if own == dentry {
+        return asked != NAMELESS;
+    }
+    let runs = known(own);
+    asked == NAMELESS && runs != NAMELESS && runs & ACCESS_WRITE != 0
+}
+
+/// What [`known`] says of a file that has no name: it is not one that the table could hold.
+const NAMELESS: u32 = u32::MAX;
+
+/// What the host's own table says about a file: `ACCESS_EXEC` for starters, `ACCESS_READ` for what loads them,
+/// `ACCESS_WRITE` for container runtimes.
+#[inline(never)]
+fn known(dentry: *const u8) -> u32 {
     let host = tag::host();
     let Some(buffer) = path::claim(0) else { return 0 };
     // SAFETY: a typed kernel pointer; the buffer was claimed.
     let known = unsafe {
         let dev: u32 = kernel::field(kernel::field(dentry, &DENTRY_D_SB), &SUPER_BLOCK_S_DEV);
         let walk = path::walk(dentry, buffer);
-        if walk.start < MAX_PATH as u32 { file::look_up(host, buffer, walk.start, dev) } else { None }
+        if walk.start == walk_error::NO_NAME {
+            NAMELESS
+        } else if walk.start < MAX_PATH as u32 {
+            file::look_up(host, buffer, walk.start, dev).map_or(0, |found| found.allow & !found.deny)
+        } else {
+            0
+        }
     };
     path::release(buffer);
-    known.map_or(0, |found| found.allow & !found.deny)
+    known
 }

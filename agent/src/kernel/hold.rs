@@ -107,7 +107,9 @@ impl Enforcer {
     /// # Errors
     /// If the map cannot be changed.
     pub fn let_go(&mut self, scope: Scope) -> Result<(), KernelError> {
-        self.scopes()?.set(scope.0, Setting::default());
+        // The generation stays: no later one may be the same.
+        let scopes = self.scopes()?;
+        scopes.set(scope.0, Setting::new(0, 0, scopes.get(scope.0).generation()));
         Ok(())
     }
 

@@ -33,6 +33,22 @@ pub struct CgroupRule {
 
 /// Programs that systemd executes in a unit's cgroup before the unit's own (from version 255 on).
 const STARTERS: [&str; 2] = ["/usr/lib/systemd/systemd-executor", "/lib/systemd/systemd-executor"];
+/// Container runtimes: from inside the cgroup they may execute themselves once more, or a copy of themselves in memory, as
+/// `runc init` does against CVE-2019-5736.
+const RUNTIMES: [&str; 12] = [
+    "/usr/bin/runc",
+    "/usr/sbin/runc",
+    "/usr/local/bin/runc",
+    "/usr/local/sbin/runc",
+    "/usr/bin/crun",
+    "/usr/local/bin/crun",
+    "/usr/bin/docker-runc",
+    "/usr/libexec/podman/*",
+    "/usr/bin/lxc-start",
+    "/usr/bin/lxc-attach",
+    "/usr/bin/lxc-execute",
+    "/usr/libexec/lxc/*",
+];
 /// What the kernel opens to load such a program.
 const LOADERS: [&str; 6] = [
     "/usr/lib/**/ld-linux*.so*",
@@ -54,6 +70,7 @@ pub fn compile(rules: &[CgroupRule], mounts: &MountTable) -> Result<MapImage, Au
     };
     let mut paths = programs(&STARTERS, ACCESS_EXEC);
     paths.extend(programs(&LOADERS, ACCESS_READ));
+    paths.extend(programs(&RUNTIMES, ACCESS_WRITE));
     let mut filesystems: BTreeMap<u32, Filesystem> = translate(&paths, mounts);
     let tree = filesystems.entry(CGROUP_DEV).or_default();
     let last = rules.len().min(MAX_HOST_RULES as usize) as u32;
@@ -160,6 +177,7 @@ mod tests {
             |path: &str| super::super::compile::path_bits(&image, 8 << 20 | 1, path.as_bytes()).unwrap().0;
         assert_eq!(bits("/usr/lib/systemd/systemd-executor"), ACCESS_EXEC);
         assert_eq!(bits("/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"), ACCESS_READ);
+        assert_eq!(bits("/usr/bin/runc"), ACCESS_WRITE);
         assert_eq!(bits("/usr/lib/systemd/systemd"), 0);
         assert_eq!(scope_of(&image, "/ci.slice"), None);
     }

@@ -102,7 +102,7 @@ fn reads(file: &str) -> String {
 
 /// What a script says that a shell executes once it is in a cgroup.
 fn said_in(cgroup: &str, script: &str) -> Result<String, String> {
-    entering(cgroup, &format!("exec sh -c '{script}'"))
+    entering(cgroup, &format!("exec /bin/sh -c '{script}'"))
 }
 
 /// What a shell says that is still what started it: it has executed nothing since it entered the cgroup.
@@ -156,8 +156,8 @@ pub fn starter() -> Result<(), String> {
     let (now, forked) = (reads(SECRET), format!("( {} )", reads(SECRET)));
     expect("a starter", entering("ci/start", &now), "went")?;
     expect("its child", entering("ci/start", &forked), "went")?;
-    expect("what it executes", entering("ci/start", &format!("exec sh -c '{now}'")), "refused")?;
-    expect("what its child executes", entering("ci/start", &format!("( exec sh -c '{now}' )")), "refused")?;
+    expect("what it executes", entering("ci/start", &format!("exec /bin/sh -c '{now}'")), "refused")?;
+    expect("what its child executes", entering("ci/start", &format!("( exec /bin/sh -c '{now}' )")), "refused")?;
     // What it executes is judged: nothing below /daemon may be.
     fs::copy("/bin/busybox", "/daemon/sh").map_err(text)?;
     let refused = entering("ci/start", "exec /daemon/sh -c 'echo went' 2>/dev/null")?;
@@ -194,7 +194,7 @@ pub fn other_mounts() -> Result<(), String> {
     let daemon = Daemon::start(more)?;
     fs::create_dir_all("/daemon/own").map_err(text)?;
     let script = format!(
-        "mount -t tmpfs none /daemon/own && echo mounted; exec sh -c '{}; {}; echo x > /daemon/own/f && {}'",
+        "mount -t tmpfs none /daemon/own && echo mounted; exec /bin/sh -c '{}; {}; echo x > /daemon/own/f && {}'",
         reads(SECRET),
         reads(OPEN),
         reads("/daemon/own/f")
@@ -212,7 +212,7 @@ pub fn other_mounts() -> Result<(), String> {
     daemon.kill()?;
     let folder = format!("{TREE}/ci/waiting");
     fs::create_dir_all(&folder).map_err(text)?;
-    let waits = format!("echo $$ > {folder}/cgroup.procs; exec sh -c 'echo ran'");
+    let waits = format!("echo $$ > {folder}/cgroup.procs; exec /bin/sh -c 'echo ran'");
     let mut waiting = Command::new("unshare")
         .args(["-m", "sh", "-c", &waits])
         .stdout(Stdio::piped())
