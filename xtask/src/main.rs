@@ -14,6 +14,7 @@ mod machine;
 mod modules;
 mod setup;
 mod sources;
+mod systemd;
 mod test;
 mod vm;
 
@@ -46,7 +47,7 @@ enum Verb {
     Vm(vm::Args),
     /// Run the fuzz targets.
     Fuzz(fuzz::Args),
-    /// Run all tests: on the host, then in guests.
+    /// Run all tests: on the host, then in guests; or those that need systemd.
     Test(test::Args),
     /// Measure what an operation costs, in guest instructions.
     Bench(bench::Args),

@@ -43,6 +43,9 @@ const GUEST_PACKAGES: [(&str, &str); 8] = [
     ("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"),
 ];
 
+/// What guests that boot systemd need besides.
+const SYSTEMD_PACKAGES: [(&str, &str); 2] = [("mmdebstrap", "mmdebstrap"), ("mkfs.ext4", "e2fsprogs")];
+
 /// Whether Debian's ready-made standard library for BPF is installed.
 pub fn debian_bpf_std() -> bool {
     Path::new(BPF_STD).exists()
@@ -66,17 +69,20 @@ fn missing_build() -> Vec<&'static str> {
     all
 }
 
+fn missing_programs(list: &[(&str, &'static str)]) -> Vec<&'static str> {
+    let missing = list.iter().filter(|(program, _)| command::which(program).is_none());
+    missing.map(|(_, package)| *package).collect()
+}
+
 fn missing_guest() -> Vec<&'static str> {
-    GUEST_PACKAGES
-        .iter()
-        .filter(|(program, _)| command::which(program).is_none())
-        .map(|(_, package)| *package)
-        .collect()
+    missing_programs(&GUEST_PACKAGES)
 }
 
 /// `cargo xtask setup`.
 pub fn run() -> Result<()> {
-    let missing: Vec<_> = missing_build().into_iter().chain(missing_guest()).collect();
+    let mut missing = missing_build();
+    missing.extend(missing_guest());
+    missing.extend(missing_programs(&SYSTEMD_PACKAGES));
     install(&missing)?;
     ensure_linker()?;
     for line in kernels::LINES {
@@ -101,6 +107,13 @@ pub fn ensure_cxx() -> Result<()> {
 /// What guests need.
 pub fn ensure_guest() -> Result<()> {
     install(&missing_guest())
+}
+
+/// What guests that boot systemd need.
+pub fn ensure_systemd() -> Result<()> {
+    let mut missing = missing_guest();
+    missing.extend(missing_programs(&SYSTEMD_PACKAGES));
+    install(&missing)
 }
 
 /// What the demo needs on a host: something that brings up a network namespace.

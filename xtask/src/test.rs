@@ -1,4 +1,5 @@
-//! `test`: on the host, fuzz targets included, then in one guest a kernel. Ends with a line of the counts.
+//! `test`: on the host, fuzz targets included, then in one guest a kernel; or, with `--systemd`, in guests that boot systemd on a
+//! Debian root. Ends with a line of the counts.
 
 use std::{
     io::{self, Write as _},
@@ -14,7 +15,7 @@ use crate::{
     counts::{Counts, Tee, cargo_line},
     fuzz,
     guest::Guest,
-    kernels, setup, vm,
+    kernels, setup, systemd, vm,
 };
 
 /// A boot where BPF LSM programs load and never run; it also lacks IPv6.
@@ -36,12 +37,24 @@ pub struct Args {
     /// Only what needs no guest.
     #[arg(long)]
     host_only: bool,
+    /// In place of all that: the scenarios of guests that boot systemd on a Debian root, with the package installed.
+    #[arg(long, conflicts_with_all = ["kernels", "all_kernels", "host_only", "filter"])]
+    systemd: bool,
+    /// Of those, only the ones whose name starts so; can be given more than once.
+    #[arg(long, requires = "systemd", value_name = "NAME-PREFIX")]
+    only: Vec<String>,
+    /// Of those, only the ones on this Debian; can be given more than once.
+    #[arg(long, requires = "systemd")]
+    suite: Vec<systemd::Suite>,
     /// Only tests whose name contains this.
     filter: Option<String>,
 }
 
 /// Runs everything asked for.
 pub fn run(args: &Args) -> Result<u8> {
+    if args.systemd {
+        return Ok(finish(systemd::run(&args.suite, &args.only)?));
+    }
     let mut total = host(args.filter.as_deref())?;
     total.add(fuzz(args.filter.as_deref())?);
     if !args.host_only {
