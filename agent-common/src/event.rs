@@ -4,7 +4,7 @@
 use crate::{assert_size, pod};
 
 /// Raised when a record's layout changes.
-pub const EVENT_VERSION: u16 = 2;
+pub const EVENT_VERSION: u16 = 3;
 
 /// Kinds, numbered by family: 1xx process, 2xx file, 3xx network.
 pub mod kind {
@@ -19,6 +19,12 @@ pub mod kind {
     pub const PTRACE: u16 = 104;
     /// Body [`super::TargetBody`]: an operation that would undo the enforcement (bpf(), leaving the cgroup).
     pub const CONFINE: u16 = 105;
+    /// Body [`super::FileBody`] and a path: a cgroup was tagged when it was made, because of its path. The header's cgroup
+    /// is the new one.
+    pub const CGROUP: u16 = 106;
+    /// Body of an [`EXEC`]: a workload was executed whose policy or mounts are not known yet. It is stopped before its first
+    /// instruction, until userspace has found out.
+    pub const STARTED: u16 = 107;
     /// Body [`super::FileBody`] and a path: an open.
     pub const OPEN: u16 = 200;
     /// Body [`super::FileBody`] and a path: a change that is not an open (create, rename, unlink, ...).
@@ -127,7 +133,7 @@ pub mod hook {
         PTRACE_ACCESS_CHECK = 17, TASK_ALLOC = 18, BPF = 19, NETLINK_SEND = 20, FILE_RECEIVE = 21, CONNECT4 = 22,
         CONNECT6 = 23, SENDMSG4 = 24, SENDMSG6 = 25, SOCK_CREATE = 26, SCHED_EXEC = 27, SCHED_FORK = 28,
         SCHED_EXIT = 29, INODE_SETXATTR = 30, INODE_REMOVEXATTR = 31, INODE_SET_ACL = 32, INODE_REMOVE_ACL = 33,
-        FILE_IOCTL = 34, FILE_IOCTL_COMPAT = 35,
+        FILE_IOCTL = 34, FILE_IOCTL_COMPAT = 35, CGROUP_MKDIR = 36,
     }
 }
 
@@ -153,7 +159,7 @@ pub struct EventHeader {
     pub ppid: u32,
     /// Effective user id in the initial namespace.
     pub uid: u32,
-    /// Policy slot.
+    /// Policy slot: which policy decided.
     pub slot: u32,
     /// The rule that decided, or [`crate::file::NO_RULE`].
     pub rule: u32,
@@ -163,8 +169,8 @@ pub struct EventHeader {
     pub verdict: u8,
     /// One of [`hook`].
     pub hook: u8,
-    /// Zero.
-    pub pad: u32,
+    /// The scope its cgroup belongs to.
+    pub scope: u32,
     /// Task's name, NUL-padded; not to be trusted, the task can set it.
     pub comm: [u8; 16],
 }

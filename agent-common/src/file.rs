@@ -1,4 +1,4 @@
-//! File rules as the kernel sees them: two automata per (slot, filesystem), in row-displaced tables.
+//! File rules as the kernel sees them: two automata per filesystem, in row-displaced tables.
 //!
 //! A file is named by (filesystem, path inside that filesystem); the path starts with `/`, components are separated
 //! by one `/`, the filesystem's own root is `/`. The programs step an automaton over the path's bytes:
@@ -35,18 +35,8 @@ pub const DEAD: u32 = STOP;
 /// No rule.
 pub const NO_RULE: u32 = u32::MAX;
 
-/// Key of the `FILESYSTEMS` map.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct FsKey {
-    /// Policy slot.
-    pub slot: u32,
-    /// `super_block.s_dev`, the kernel's encoding: `major << 20 | minor`.
-    pub dev: u32,
-}
-assert_size!(FsKey, 8);
-
-/// Value of the `FILESYSTEMS` map: where the automata start. A filesystem without an entry is denied.
+/// Value of a policy's `FILESYSTEMS` map, keyed by `super_block.s_dev` in the kernel's encoding, `major << 20 | minor`:
+/// where the automata start. A filesystem without an entry is denied.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FsEntry {
@@ -118,4 +108,4 @@ pub fn step(next: &[u64], states: &[u64], state: u32, byte: u8) -> u32 {
     if (entry >> 32) as u32 == state { entry as u32 } else { states[row] as u32 }
 }
 
-pod!(FsKey, FsEntry, Accept);
+pod!(FsEntry, Accept);

@@ -66,10 +66,14 @@ kernel_fields! {
     TASK_MM = "task_struct", "mm";
     TASK_CGROUPS = "task_struct", "cgroups";
     TASK_SIGNAL = "task_struct", "signal";
+    TASK_NSPROXY = "task_struct", "nsproxy";
+    NSPROXY_MNT_NS = "nsproxy", "mnt_ns";
+    MNT_NAMESPACE_NS_INUM = "mnt_namespace", "ns.inum";
     SIGNAL_LIVE = "signal_struct", "live";
     CSS_SET_DFL_CGRP = "css_set", "dfl_cgrp";
     MM_ARG_START = "mm_struct", "arg_start";
     MM_ARG_END = "mm_struct", "arg_end";
+    MM_EXE_FILE = "mm_struct", "exe_file";
     SEQCOUNT_SEQUENCE = "seqcount", "sequence";
     BPRM_FILE = "linux_binprm", "file";
     SK_BUFF_LEN = "sk_buff", "len";

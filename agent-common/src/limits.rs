@@ -11,13 +11,27 @@ pub const MAX_NAME: usize = 255;
 pub const TABLE_ENTRIES: usize = 1 << 19;
 /// Buckets of the untagged-process filter ([`crate::tag`]). A power of two.
 pub const TAG_FILTER_BUCKETS: usize = 1 << 14;
+/// Processes that are starting a workload at once. A further one is policed at once.
+pub const MAX_STARTERS: u32 = 4096;
+/// Nanoseconds a process may be starting for, before it is policed.
+pub const STARTUP_NS: u64 = 120_000_000_000;
+/// Jiffies that are at least that long (`CONFIG_HZ` is 1000 at most).
+pub const STARTUP_JIFFIES: u64 = 120_000;
+/// Longest path of a cgroup that is tagged by path; the kernel's tracepoint gives no more (`TRACE_CGROUP_PATH_LEN`).
+pub const MAX_CGROUP_PATH: usize = 1024;
+/// Stands for the cgroup tree among the filesystems of the host's own table. No filesystem has this number.
+pub const CGROUP_DEV: u32 = 0;
 /// Most cgroups tagged at once.
 pub const MAX_TAGS: u32 = 65_536;
-/// Policy slots. Slot 0 is never given out.
-pub const MAX_SLOTS: u32 = 64;
-/// Most (slot, filesystem) pairs.
+/// Scopes. Scope 0 is never given out: it counts what cannot be attributed.
+pub const MAX_SCOPES: u32 = 1024;
+/// The scope of cgroups of which it is not known yet whose they are. It is never held to a policy: nothing is allowed.
+pub const UNDECIDED_SCOPE: u32 = MAX_SCOPES - 2;
+/// Policy slots, of 16 bits. Slot 0 is never given out.
+pub const MAX_SLOTS: u32 = 2048;
+/// Most filesystems of one policy.
 pub const MAX_FILESYSTEMS: u32 = 4096;
-/// Most network prefixes over all slots.
+/// Most network prefixes of one policy.
 pub const MAX_PREFIXES: u32 = 131_072;
 /// Most port ranges of one policy, over all its prefixes; 16 bytes each.
 pub const MAX_PORT_RANGES: usize = 1 << 20;

@@ -2,17 +2,8 @@
 
 use crate::{assert_size, pod};
 
-/// Data of an `LpmTrie` key: the slot, then the address as IPv6 (IPv4 as `::ffff:a.b.c.d`), both in network order.
-/// The prefix length counts the slot's 32 bits.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PrefixData {
-    /// Policy slot, big-endian.
-    pub slot_be: [u8; 4],
-    /// Address.
-    pub addr: [u8; 16],
-}
-assert_size!(PrefixData, 20);
+/// Data of a key of a policy's `PREFIXES` trie: the address as IPv6 (IPv4 as `::ffff:a.b.c.d`), in network order.
+pub type PrefixData = [u8; 16];
 
 /// Value of the `PREFIXES` trie: the run of `PORTS` that holds for addresses whose longest match this is. The compiler
 /// has already merged what shorter prefixes say into it.
@@ -63,4 +54,4 @@ pub const PORT_SEARCH_STEPS: u32 = 16;
 /// Most [`PortRange`]s in one run.
 pub const MAX_PORT_RUN: usize = 1 << PORT_SEARCH_STEPS;
 
-pod!(PrefixData, PortRun, PortRange);
+pod!(PortRun, PortRange);

@@ -1,4 +1,4 @@
-//! Tags: which cgroup is held to which policy slot, and what a slot's policy is set to.
+//! Tags: which cgroup belongs to which scope, and what a scope is held to.
 
 use crate::{assert_size, limits::TAG_FILTER_BUCKETS, pod};
 
@@ -6,30 +6,144 @@ use crate::{assert_size, limits::TAG_FILTER_BUCKETS, pod};
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tag {
-    /// Index into `SLOTS` and first part of every policy table's key.
-    pub slot: u32,
-    /// Reserved, zero.
+    /// Index into `SCOPES`.
+    pub scope: u32,
+    /// `TAG_*` bits.
     pub flags: u32,
 }
 assert_size!(Tag, 8);
 
-/// Value of the `SLOTS` array.
+/// Whoever enters is policed at once, also before it executes anything.
+pub const TAG_AT_ONCE: u32 = 1;
+
+/// Value of the `STARTERS` map, keyed by process id: a process in a tagged cgroup that is not policed until it executes
+/// the workload.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SlotConfig {
-    /// `SLOT_*` bits.
-    pub flags: u32,
-    /// Raised by one at each policy change of the slot.
-    pub generation: u32,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Starter {
+    /// Nanoseconds since boot at which it, or who forked it, entered.
+    pub since: u64,
+    /// Address of the dentry that it may execute and stay what it is; 0: none.
+    pub executes: u64,
 }
-assert_size!(SlotConfig, 8);
+assert_size!(Starter, 16);
+
+/// What a scope is held to: element of the `SCOPES` array, and one machine word, so that it changes in one step while
+/// programs read it.
+///
+/// ```text
+/// generation (32 bits) | SCOPE_* flags (16) | policy slot (16)
+/// ```
+#[repr(transparent)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Setting(u64);
+
+impl Setting {
+    /// `slot` must be below [`crate::limits::MAX_SLOTS`], `flags` of 16 bits.
+    #[must_use]
+    #[inline(always)]
+    pub const fn new(slot: u32, flags: u32, generation: u32) -> Self {
+        Self((generation as u64) << 32 | ((flags & 0xffff) as u64) << 16 | (slot & 0xffff) as u64)
+    }
+
+    /// From the word in the array.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// The word in the array.
+    #[must_use]
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        self.0
+    }
+
+    /// Index into the policy tables. Slot 0 has none: nothing is allowed by it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn slot(self) -> u32 {
+        (self.0 & 0xffff) as u32
+    }
+
+    /// `SCOPE_*` bits.
+    #[must_use]
+    #[inline(always)]
+    pub const fn flags(self) -> u32 {
+        (self.0 >> 16 & 0xffff) as u32
+    }
+
+    /// Another number for each policy that a slot has held.
+    #[must_use]
+    #[inline(always)]
+    pub const fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// Whether denials are enforced. A scope that was never set enforces, and allows nothing.
+    #[must_use]
+    #[inline(always)]
+    pub const fn enforces(self) -> bool {
+        self.flags() & SCOPE_ENFORCE != 0 || self.slot() == 0
+    }
+}
+
+/// Element of the `LABELS` array: what a scope is, for the daemon that comes after. The programs do not read it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// One of [`label_kind`].
+    pub kind: u32,
+    /// Who started a run.
+    pub uid: u32,
+    /// The scope's name, NUL-padded.
+    pub name: [u8; LABEL_NAME],
+}
+assert_size!(Label, 128);
+
+/// Longest name of a scope, in bytes.
+pub const LABEL_NAME: usize = 120;
+
+/// What a scope is.
+pub mod label_kind {
+    /// Not in use.
+    pub const FREE: u32 = 0;
+    /// A host policy's.
+    pub const POLICY: u32 = 1;
+    /// A run's.
+    pub const RUN: u32 = 2;
+    /// Of cgroups of which it is not known yet whose they are: nothing is allowed in it.
+    pub const UNDECIDED: u32 = 3;
+}
+
+/// A rule of the host's own table on paths of cgroups: the lower the order, the sooner it decides.
+#[must_use]
+pub const fn host_rule(order: u32, scope: u32) -> u32 {
+    order << 10 | scope & 0x3ff
+}
+
+/// Most rules of the host's own table.
+pub const MAX_HOST_RULES: u32 = 1 << 22;
+
+/// The scope in a [`host_rule`].
+#[must_use]
+#[inline(always)]
+pub const fn host_scope(rule: u32) -> u32 {
+    rule & 0x3ff
+}
+
+/// Where the rule that decides stands in [`crate::file::Accept`]'s arrays.
+pub const HOST_FIRST: usize = 0;
+/// Where the last rule that matches stands: if it is of the same scope, so are most likely all between.
+pub const HOST_LAST: usize = 1;
 
 /// Denials are enforced; without it they are reported as `would_deny` and the operation goes on.
-pub const SLOT_ENFORCE: u32 = 1;
+pub const SCOPE_ENFORCE: u32 = 1;
 /// Also report allowed reads and sends.
-pub const SLOT_AUDIT_ALL: u32 = 2;
+pub const SCOPE_AUDIT_ALL: u32 = 2;
 /// The cgroup programs report allowed connects themselves, because no LSM hook runs before them.
-pub const SLOT_CGROUP_EMITS: u32 = 4;
+pub const SCOPE_CGROUP_EMITS: u32 = 4;
 
 /// Bucket of a cgroup id in `TAG_FILTER`. A zero bucket means "surely untagged": the fast path of every process that
 /// Stockade has nothing to do with. Buckets are only ever set, so a collision costs a hash look-up and nothing else.
@@ -39,4 +153,4 @@ pub const fn filter_bucket(cgroup_id: u64) -> u32 {
     (cgroup_id as u32) & (TAG_FILTER_BUCKETS as u32 - 1)
 }
 
-pod!(Tag, SlotConfig);
+pod!(Tag, Starter, Label);

@@ -104,6 +104,23 @@ unsafe extern "C" fn turn(_index: u64, stepper: *mut c_void) -> u64 {
     u64::from(unsafe { chunk(&mut *stepper.cast::<Stepper>()) })
 }
 
+/// The one element of a table. Not `&0`: a reference to a constant becomes a place in `.rodata`, and the linker makes of it
+/// the place of the first global there.
+#[inline(always)]
+fn first() -> u32 {
+    core::hint::black_box(0)
+}
+
+#[inline(always)]
+fn states_of(slot: u32) -> Option<*const u64> {
+    STATES.get_value_ptr_mut(slot, &first()).map(|table| table.cast::<u64>().cast_const())
+}
+
+#[inline(always)]
+fn next_of(slot: u32) -> Option<*const u64> {
+    NEXT.get_value_ptr_mut(slot, &first()).map(|table| table.cast::<u64>().cast_const())
+}
+
 /// The path's way through the automata.
 #[derive(Clone, Copy)]
 pub struct Way {
@@ -113,15 +130,14 @@ pub struct Way {
     pub end: States,
 }
 
-/// Steps the path at `start`, whose last component is at `last`, from `states` on. With `start` at `last` only that
+/// Steps the path at `start`, whose last component is at `last`, through a policy's automata, from `states` on. With `start` at `last` only that
 /// component is stepped. `None` if the tables are missing.
 ///
 /// # Safety
 /// `buffer` must come from [`crate::path::claim`].
 #[inline(always)]
-pub unsafe fn run(buffer: *mut PathBuffer, start: u32, last: u32, states: States) -> Option<Way> {
-    let table = STATES.get_ptr(0)?.cast::<u64>();
-    let next = NEXT.get_ptr(0)?.cast::<u64>();
+pub unsafe fn run(slot: u32, buffer: *mut PathBuffer, start: u32, last: u32, states: States) -> Option<Way> {
+    let (table, next) = (states_of(slot)?, next_of(slot)?);
     // A process's own id counts as stepped already, and may be all there is.
     let last = if last < start { start } else { last };
     let mut stepper = Stepper {
@@ -155,8 +171,8 @@ pub unsafe fn run(buffer: *mut PathBuffer, start: u32, last: u32, states: States
 
 /// Index into `ACCEPTS` of what holds when a path ends in `state`.
 #[inline(always)]
-pub fn accept_index(state: u32) -> Option<u32> {
-    let states = STATES.get_ptr(0)?.cast::<u64>();
+pub fn accept_index(slot: u32, state: u32) -> Option<u32> {
+    let states = states_of(slot)?;
     // SAFETY: masked to the size of the table.
     Some((unsafe { *states.add(masked::<STATE_MASK>(state)) } >> 32) as u32)
 }

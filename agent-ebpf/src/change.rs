@@ -9,7 +9,7 @@ use stockade_common::{
 use crate::{
     file::{self, Request},
     kernel::{self, DENTRY_D_PARENT, PATH_DENTRY, S_IFBLK, S_IFCHR, S_IFDIR, S_IFMT},
-    tag,
+    tag::{self, Held},
 };
 
 /// A second name gives whoever uses it the rights of the place it is in, so the first must have granted them too.
@@ -17,16 +17,16 @@ const ALIAS: u32 = ACCESS_READ | ACCESS_WRITE;
 const RENAME_EXCHANGE: u32 = 2;
 
 #[inline(always)]
-fn request(cgroup_id: u64, slot: u32, access: u32, mode: u32, hook: u8) -> Request {
-    Request { cgroup_id, slot, access, mode, kind: kind::CHANGE, hook, refused: 0 }
+fn request(held: Held, access: u32, mode: u32, hook: u8) -> Request {
+    Request { held, access, mode, kind: kind::CHANGE, hook, refused: 0 }
 }
 
 #[inline(always)]
 fn change(dentry: *const u8, access: u32, hook: u8) -> bool {
-    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let Some(held) = tag::current() else { return true };
     // SAFETY: a typed kernel pointer.
     let mode = unsafe { kernel::dentry_mode(dentry) };
-    file::check(dentry, &request(cgroup_id, slot, access, mode, hook))
+    file::check(dentry, &request(held, access, mode, hook))
 }
 
 #[inline(always)]
@@ -38,9 +38,9 @@ fn path_dentry(path: *const u8) -> *const u8 {
 /// `lsm/path_mknod(dir, dentry, mode, dev)`: also every file that an open is about to create, before it exists.
 #[inline(always)]
 pub fn mknod(ctx: &LsmContext) -> bool {
-    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let Some(held) = tag::current() else { return true };
     let mode = ctx.arg::<u32>(2) & 0xffff;
-    let mut request = request(cgroup_id, slot, ACCESS_WRITE, mode, hook::PATH_MKNOD);
+    let mut request = request(held, ACCESS_WRITE, mode, hook::PATH_MKNOD);
     if mode & S_IFMT == S_IFBLK || mode & S_IFMT == S_IFCHR {
         // A device node is another name for the device.
         request.refused = reason::DEVICE as u8;
@@ -99,19 +99,19 @@ pub fn attribute(ctx: &LsmContext, hook: u8) -> bool {
 /// `lsm/path_link(old_dentry, new_dir, new_dentry)`.
 #[inline(always)]
 pub fn link(ctx: &LsmContext) -> bool {
-    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let Some(held) = tag::current() else { return true };
     let (old, new): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(2));
     // SAFETY: a typed kernel pointer.
     let mode = unsafe { kernel::dentry_mode(old) };
-    file::check(old, &request(cgroup_id, slot, ALIAS, mode, hook::PATH_LINK))
-        && file::check(new, &request(cgroup_id, slot, ACCESS_WRITE, mode, hook::PATH_LINK))
+    file::check(old, &request(held, ALIAS, mode, hook::PATH_LINK))
+        && file::check(new, &request(held, ACCESS_WRITE, mode, hook::PATH_LINK))
 }
 
 /// `lsm/path_rename(old_dir, old_dentry, new_dir, new_dentry, flags)`. An exchange is seen as two calls on 6.1 and as
 /// one from 6.12 on; either way both ends are judged.
 #[inline(always)]
 pub fn rename(ctx: &LsmContext) -> bool {
-    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let Some(held) = tag::current() else { return true };
     let (old, new): (*const u8, *const u8) = (ctx.arg(1), ctx.arg(3));
     let flags: u32 = ctx.arg(4);
     // SAFETY: typed kernel pointers.
@@ -120,14 +120,15 @@ pub fn rename(ctx: &LsmContext) -> bool {
             (kernel::field(old, &DENTRY_D_PARENT), kernel::field(new, &DENTRY_D_PARENT));
         (kernel::dentry_mode(old), kernel::dentry_mode(new), parents.0 == parents.1)
     };
-    let mut from = request(cgroup_id, slot, ALIAS, mode, hook::PATH_RENAME);
-    let mut to = request(cgroup_id, slot, ALIAS, new_mode, hook::PATH_RENAME);
+    let mut from = request(held, ALIAS, mode, hook::PATH_RENAME);
+    let mut to = request(held, ALIAS, new_mode, hook::PATH_RENAME);
     let exchange = flags & RENAME_EXCHANGE != 0;
     let moves_directory = mode & S_IFMT == S_IFDIR || (exchange && new_mode & S_IFMT == S_IFDIR);
     if moves_directory {
         from.access |= ACCESS_MOVE;
         to.access |= ACCESS_MOVE;
-        let strict = file::filesystem(slot, old).is_none_or(|fs| fs.flags & FS_STRICT_RENAME != 0);
+        let strict =
+            file::filesystem(held.setting.slot(), old).is_none_or(|fs| fs.flags & FS_STRICT_RENAME != 0);
         if strict && !same_parent {
             from.refused = reason::MOVES_DENIED as u8;
         }

@@ -11,7 +11,7 @@ use crate::{
     file::Decision,
     kernel::{self, TASK_TGID},
     maps::count,
-    tag,
+    tag::{self, Held},
 };
 
 /// Ioctls that type into a terminal: what they type is read by the shell that started the run.
@@ -19,28 +19,27 @@ const TYPING: [u32; 2] = [0x5412, 0x541c];
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
 #[inline(always)]
-fn refuse(cgroup_id: u64, slot: u32, event: u16, hook: u8, body: TargetBody, why: u16) -> bool {
-    let flags = emit::slot_flags(slot);
-    let actor = Actor { cgroup_id, slot, ppid: emit::ppid() };
-    count(Counter::Denied);
-    emit::fixed(&actor, event, hook, body, &Decision::new(why), flags);
-    !emit::enforces(slot)
+fn refuse(held: Held, event: u16, hook: u8, body: TargetBody, why: u16) -> bool {
+    let actor = Actor { held, ppid: emit::ppid() };
+    count(held.scope, Counter::ProcessDenied);
+    emit::fixed(&actor, event, hook, body, &Decision::new(why));
+    !held.setting.enforces()
 }
 
 /// `lsm/ptrace_access_check(child, mode)`: also `/proc/PID/{mem,maps,fd,root}`, process_vm_* and pidfd_getfd.
 #[inline(always)]
 pub fn ptrace(ctx: &LsmContext) -> bool {
-    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let Some(held) = tag::current() else { return true };
     let target: *const u8 = ctx.arg(0);
     let mode: u32 = ctx.arg(1);
     // SAFETY: a typed kernel pointer.
     let (target_cgroup, target_tgid) =
         unsafe { (kernel::task_cgroup_id(target), kernel::field(target, &TASK_TGID)) };
-    if tag::slot_of(target_cgroup) == Some(slot) {
+    if tag::scope_of(target_cgroup) == Some(held.scope) {
         return true;
     }
     let body = TargetBody { target_tgid, detail: mode };
-    refuse(cgroup_id, slot, kind::PTRACE, hook::PTRACE_ACCESS_CHECK, body, reason::OUTSIDE)
+    refuse(held, kind::PTRACE, hook::PTRACE_ACCESS_CHECK, body, reason::OUTSIDE)
 }
 
 /// `lsm/task_alloc(task, clone_flags)`: a child in another cgroup would start its life outside the tag.
@@ -50,17 +49,17 @@ pub fn task_alloc(ctx: &LsmContext) -> bool {
     if flags & CLONE_INTO_CGROUP == 0 {
         return true;
     }
-    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let Some(held) = tag::current() else { return true };
     let body = TargetBody { target_tgid: 0, detail: 0 };
-    refuse(cgroup_id, slot, kind::CONFINE, hook::TASK_ALLOC, body, reason::CONFINED)
+    refuse(held, kind::CONFINE, hook::TASK_ALLOC, body, reason::CONFINED)
 }
 
 /// `lsm/bpf(cmd, attr, size)`.
 #[inline(always)]
 pub fn bpf(ctx: &LsmContext) -> bool {
-    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let Some(held) = tag::current() else { return true };
     let body = TargetBody { target_tgid: 0, detail: ctx.arg(0) };
-    refuse(cgroup_id, slot, kind::CONFINE, hook::BPF, body, reason::CONFINED)
+    refuse(held, kind::CONFINE, hook::BPF, body, reason::CONFINED)
 }
 
 /// `lsm/file_ioctl(file, cmd, arg)`: only `TIOCSTI` and `TIOCLINUX`, which type into a terminal that outsiders read.
@@ -70,7 +69,7 @@ pub fn ioctl(ctx: &LsmContext, hook: u8) -> bool {
     if command != TYPING[0] && command != TYPING[1] {
         return true;
     }
-    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let Some(held) = tag::current() else { return true };
     let body = TargetBody { target_tgid: 0, detail: command };
-    refuse(cgroup_id, slot, kind::CONFINE, hook, body, reason::CONFINED)
+    refuse(held, kind::CONFINE, hook, body, reason::CONFINED)
 }

@@ -6,20 +6,27 @@ mod lines {
 
     /// A child cgroup has got its parent's tag.
     #[inline(always)]
-    pub fn inherited(cgroup_id: u64, slot: u32) {
-        log_inherited(cgroup_id, slot);
+    pub fn inherited(cgroup_id: u64, scope: u32) {
+        log_inherited(cgroup_id, scope);
     }
 
     /// A record of a refusal is about to be sent.
     #[inline(always)]
-    pub fn refused(slot: u32, kind: u16, hook: u8, reason: u16) {
-        log_refused(slot, u32::from(kind), u32::from(hook), u32::from(reason));
+    pub fn refused(scope: u32, kind: u16, hook: u8, reason: u16) {
+        log_refused(scope, u32::from(kind), u32::from(hook), u32::from(reason));
     }
 
     /// Something failed, and is counted.
     #[inline(always)]
     pub fn counted(counter: Counter) {
-        if !matches!(counter, Counter::Allowed | Counter::Denied) {
+        if !matches!(
+            counter,
+            Counter::FileAllowed
+                | Counter::FileDenied
+                | Counter::NetAllowed
+                | Counter::NetDenied
+                | Counter::ProcessDenied
+        ) {
             log_failed(counter as u32);
         }
     }
@@ -28,15 +35,15 @@ mod lines {
     // for aya-log's loops is more than 6.1 goes through.
     #[unsafe(no_mangle)]
     #[inline(never)]
-    extern "C" fn log_inherited(cgroup_id: u64, slot: u32) -> i32 {
-        aya_log_ebpf::debug!((), "cgroup {} inherits slot {}", cgroup_id, slot);
+    extern "C" fn log_inherited(cgroup_id: u64, scope: u32) -> i32 {
+        aya_log_ebpf::debug!((), "cgroup {} inherits scope {}", cgroup_id, scope);
         0
     }
 
     #[unsafe(no_mangle)]
     #[inline(never)]
-    extern "C" fn log_refused(slot: u32, kind: u32, hook: u32, reason: u32) -> i32 {
-        aya_log_ebpf::info!((), "slot {}: hook {} refuses kind {} for reason {}", slot, hook, kind, reason);
+    extern "C" fn log_refused(scope: u32, kind: u32, hook: u32, reason: u32) -> i32 {
+        aya_log_ebpf::info!((), "scope {}: hook {} refuses kind {} for reason {}", scope, hook, kind, reason);
         0
     }
 
@@ -53,9 +60,9 @@ mod lines {
     use stockade_common::counter::Counter;
 
     #[inline(always)]
-    pub fn inherited(_cgroup_id: u64, _slot: u32) {}
+    pub fn inherited(_cgroup_id: u64, _scope: u32) {}
     #[inline(always)]
-    pub fn refused(_slot: u32, _kind: u16, _hook: u8, _reason: u16) {}
+    pub fn refused(_scope: u32, _kind: u16, _hook: u8, _reason: u16) {}
     #[inline(always)]
     pub fn counted(_counter: Counter) {}
 }

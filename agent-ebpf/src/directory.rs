@@ -13,7 +13,7 @@ use aya_ebpf::{
     Global,
     helpers::generated::{bpf_jiffies64, bpf_probe_read_kernel},
 };
-use stockade_common::limits::REMEMBERED_DIRECTORIES;
+use stockade_common::{limits::REMEMBERED_DIRECTORIES, tag::Setting};
 
 use crate::{
     automaton::States,
@@ -47,13 +47,6 @@ pub struct Memory {
     sealed: u64,
 }
 
-/// For which policy something is remembered.
-#[derive(Clone, Copy)]
-pub struct Occasion {
-    pub slot: u32,
-    pub generation: u32,
-}
-
 /// Mixes `value` in; for any `hash` different values give different results.
 #[inline(always)]
 fn mix(hash: u64, value: u64) -> u64 {
@@ -63,21 +56,21 @@ fn mix(hash: u64, value: u64) -> u64 {
 
 /// The directory of `dentry`, in an epoch and for a policy slot, as a number.
 #[inline(always)]
-unsafe fn place(dentry: *const u8, occasion: Occasion, inode: *const u8) -> u64 {
+unsafe fn place(dentry: *const u8, policy: Setting, inode: *const u8) -> u64 {
     // SAFETY: typed loads checked by the verifier.
     unsafe {
         let dev: u32 = kernel::field(kernel::field(dentry, &DENTRY_D_SB), &SUPER_BLOCK_S_DEV);
         let generation: u32 = kernel::field(inode, &INODE_I_GENERATION);
         let epoch = bpf_jiffies64() >> EPOCH_SHIFT;
-        let hash = mix(epoch << 8 | u64::from(occasion.slot), kernel::field(inode, &INODE_I_INO));
+        let hash = mix(epoch << 16 | u64::from(policy.slot()), kernel::field(inode, &INODE_I_INO));
         mix(hash, u64::from(dev) << 32 | u64::from(generation))
     }
 }
 
 /// The tag of what is remembered of a place at a moment.
 #[inline(always)]
-fn tag(place: u64, occasion: Occasion, sequence: u32) -> u64 {
-    mix(place, u64::from(occasion.generation) << 32 | u64::from(sequence))
+fn tag(place: u64, policy: Setting, sequence: u32) -> u64 {
+    mix(place, u64::from(policy.generation()) << 32 | u64::from(sequence))
 }
 
 /// Where a place is remembered, if it is.
@@ -111,11 +104,7 @@ unsafe fn parent_inode(dentry: *const u8) -> *const u8 {
 /// # Safety
 /// `dentry` must be a typed kernel pointer, `buffer` claimed.
 #[inline(always)]
-pub unsafe fn recall(
-    dentry: *const u8,
-    buffer: *mut PathBuffer,
-    occasion: Occasion,
-) -> Option<(States, u32)> {
+pub unsafe fn recall(dentry: *const u8, buffer: *mut PathBuffer, policy: Setting) -> Option<(States, u32)> {
     if RENAME_LOCK.load() == 0 {
         return None;
     }
@@ -125,7 +114,7 @@ pub unsafe fn recall(
         if inode.is_null() {
             return None;
         }
-        let place = place(dentry, occasion, inode);
+        let place = place(dentry, policy, inode);
         let memory = memory(place)?;
         let states = (&raw const (*memory).states).read_volatile();
         let sealed = (&raw const (*memory).sealed).read_volatile();
@@ -133,7 +122,7 @@ pub unsafe fn recall(
         // Read at the end: if nothing has been renamed since the states were remembered, nothing was while the parent, the
         // states and the name were read.
         let sequence = rename_sequence()?;
-        if states ^ sealed != tag(place, occasion, sequence) {
+        if states ^ sealed != tag(place, policy, sequence) {
             return None;
         }
         Some((States { anchored: (states >> 32) as u32, floating: states as u32 }, last))
@@ -145,17 +134,17 @@ pub unsafe fn recall(
 /// # Safety
 /// `dentry` must be a typed kernel pointer, and `states` those of the path it had at `sequence`.
 #[inline(always)]
-pub unsafe fn remember(dentry: *const u8, occasion: Occasion, sequence: u32, states: States) {
+pub unsafe fn remember(dentry: *const u8, policy: Setting, sequence: u32, states: States) {
     // SAFETY: typed loads checked by the verifier; null is checked; `memory` is a map value.
     unsafe {
         let inode = parent_inode(dentry);
         if inode.is_null() || kernel::field::<u32>(inode, &INODE_I_FLAGS) & UNSTEADY != 0 {
             return;
         }
-        let place = place(dentry, occasion, inode);
+        let place = place(dentry, policy, inode);
         let Some(memory) = memory(place) else { return };
         let states = u64::from(states.anchored) << 32 | u64::from(states.floating);
         (&raw mut (*memory).states).write_volatile(states);
-        (&raw mut (*memory).sealed).write_volatile(states ^ tag(place, occasion, sequence));
+        (&raw mut (*memory).sealed).write_volatile(states ^ tag(place, policy, sequence));
     }
 }

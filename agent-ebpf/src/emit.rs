@@ -12,42 +12,23 @@ use aya_ebpf::{
 };
 use stockade_common::{
     counter::Counter,
-    event::{EVENT_VERSION, EventHeader, FileBody, NetBody, kind, verdict},
+    event::{EVENT_VERSION, EventHeader, FileBody, NetBody, kind, reason, verdict},
     limits::MAX_PATH,
-    tag::{SLOT_ENFORCE, SlotConfig},
 };
 
 use crate::{
     debug,
     file::{Decision, Request},
     kernel::{self, TASK_REAL_PARENT, TASK_TGID},
-    maps::{EVENTS, SLOTS, count},
+    maps::{EVENTS, count, reports},
     path::{HEAD, PathBuffer},
+    tag::Held,
 };
-
-/// What a slot is set to; a slot that cannot be read enforces.
-#[inline(always)]
-pub fn slot_config(slot: u32) -> SlotConfig {
-    SLOTS.get(slot).copied().unwrap_or(SlotConfig { flags: SLOT_ENFORCE, generation: 0 })
-}
-
-/// A slot's flags.
-#[inline(always)]
-pub fn slot_flags(slot: u32) -> u32 {
-    slot_config(slot).flags
-}
-
-/// Whether denials of a slot are enforced.
-#[inline(always)]
-pub fn enforces(slot: u32) -> bool {
-    slot_flags(slot) & SLOT_ENFORCE != 0
-}
 
 /// Who acts, beside the task itself.
 #[derive(Clone, Copy)]
 pub struct Actor {
-    pub cgroup_id: u64,
-    pub slot: u32,
+    pub held: Held,
     pub ppid: u32,
 }
 
@@ -63,22 +44,15 @@ pub fn ppid() -> u32 {
 
 /// The header of a record of the current task.
 #[inline(always)]
-pub fn header(
-    kind: u16,
-    hook: u8,
-    size: usize,
-    actor: &Actor,
-    decision: &Decision,
-    flags: u32,
-) -> EventHeader {
+pub fn header(kind: u16, hook: u8, size: usize, actor: &Actor, decision: &Decision) -> EventHeader {
     let ids = bpf_get_current_pid_tgid();
-    let verdict = match (decision.allows(), flags & SLOT_ENFORCE != 0) {
+    let verdict = match (decision.allows(), actor.held.setting.enforces()) {
         (true, _) => verdict::ALLOWED,
         (false, true) => verdict::DENIED,
         (false, false) => verdict::WOULD_DENY,
     };
     if verdict != verdict::ALLOWED {
-        debug::refused(actor.slot, kind, hook, decision.reason);
+        debug::refused(actor.held.scope, kind, hook, decision.reason);
     }
     EventHeader {
         size: size as u32,
@@ -86,17 +60,17 @@ pub fn header(
         version: EVENT_VERSION,
         // SAFETY: takes no arguments.
         boot_ns: unsafe { bpf_ktime_get_boot_ns() },
-        cgroup_id: actor.cgroup_id,
+        cgroup_id: actor.held.cgroup_id,
         tgid: (ids >> 32) as u32,
         tid: ids as u32,
         ppid: actor.ppid,
         uid: bpf_get_current_uid_gid() as u32,
-        slot: actor.slot,
+        slot: actor.held.setting.slot(),
         rule: decision.rule,
         reason: decision.reason,
         verdict,
         hook,
-        pad: 0,
+        scope: actor.held.scope,
         comm: bpf_get_current_comm().unwrap_or([0; 16]),
     }
 }
@@ -106,42 +80,63 @@ pub fn header(
 /// # Safety
 /// They must be readable and initialised.
 #[inline(always)]
-pub unsafe fn send(record: *const c_void, size: usize, denied: bool) {
+pub unsafe fn send(record: *const c_void, size: usize, scope: u32, denied: bool) {
+    if !reports() {
+        return;
+    }
     // SAFETY: as promised by the caller.
     let sent = unsafe {
         bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), record.cast_mut(), size as u64, 0)
     };
     if sent != 0 {
-        count(if denied { Counter::LostDenied } else { Counter::LostOther });
+        count(scope, if denied { Counter::LostDenied } else { Counter::LostOther });
     }
 }
 
-/// Sends a file record: header and body are put in front of the path, which is already in the buffer.
+/// The decision that events have which are not decisions.
+#[inline(always)]
+pub fn observed() -> Decision {
+    Decision::new(reason::RULE_ALLOW)
+}
+
+/// Sends a file record of a request.
+///
+/// # Safety
+/// As [`path`].
+#[inline(always)]
+pub unsafe fn file(buffer: *mut PathBuffer, start: u32, request: &Request, dev: u32, decision: &Decision) {
+    let actor = Actor { held: request.held, ppid: ppid() };
+    let body = FileBody { dev, access: request.access, mode: request.mode, path_len: 0 };
+    // SAFETY: as promised by the caller.
+    unsafe { path(buffer, start, &actor, request.kind, request.hook, body, decision) };
+}
+
+/// Sends a record with a path: header and body are put in front of the path, which is already in the buffer.
 ///
 /// # Safety
 /// `buffer` must be claimed, and hold a path from `start` on.
 #[inline(always)]
-pub unsafe fn file(
+pub unsafe fn path(
     buffer: *mut PathBuffer,
     start: u32,
-    request: &Request,
-    dev: u32,
+    actor: &Actor,
+    kind: u16,
+    hook: u8,
+    body: FileBody,
     decision: &Decision,
-    flags: u32,
 ) {
     let length = (MAX_PATH as u32).wrapping_sub(start) & (MAX_PATH as u32 - 1);
     // `start` is MAX_PATH when there is no path; its position is then masked to 0 and nothing is sent of the area.
     let size = HEAD + length as usize;
-    let actor = Actor { cgroup_id: request.cgroup_id, slot: request.slot, ppid: ppid() };
     let record = FileRecord {
-        header: header(request.kind, request.hook, size, &actor, decision, flags),
-        body: FileBody { dev, access: request.access, mode: request.mode, path_len: length },
+        header: header(kind, hook, size, actor, decision),
+        body: FileBody { path_len: length, ..body },
     };
     // SAFETY: the head area lies in front of every position; the helper copies unaligned.
     unsafe {
         let head = PathBuffer::head(buffer, start);
         bpf_probe_read_kernel(head.cast(), HEAD as u32, (&raw const record).cast());
-        send(head.cast(), size, !decision.allows());
+        send(head.cast(), size, actor.held.scope, !decision.allows());
     }
 }
 
@@ -159,25 +154,25 @@ struct NetRecord {
 
 /// Sends a network record.
 #[inline(always)]
-pub fn net(actor: &Actor, kind: u16, hook: u8, body: NetBody, decision: &Decision, flags: u32) {
+pub fn net(actor: &Actor, kind: u16, hook: u8, body: NetBody, decision: &Decision) {
     let size = size_of::<NetRecord>();
-    let record = NetRecord { header: header(kind, hook, size, actor, decision, flags), body };
+    let record = NetRecord { header: header(kind, hook, size, actor, decision), body };
     // SAFETY: a local without padding.
-    unsafe { send((&raw const record).cast(), size, !decision.allows()) };
+    unsafe { send((&raw const record).cast(), size, actor.held.scope, !decision.allows()) };
 }
 
 /// Sends a record with a small fixed body.
 #[inline(always)]
-pub fn fixed<B: Copy>(actor: &Actor, kind: u16, hook: u8, body: B, decision: &Decision, flags: u32) {
+pub fn fixed<B: Copy>(actor: &Actor, kind: u16, hook: u8, body: B, decision: &Decision) {
     #[repr(C)]
     struct Record<B> {
         header: EventHeader,
         body: B,
     }
     let size = size_of::<Record<B>>();
-    let record = Record { header: header(kind, hook, size, actor, decision, flags), body };
+    let record = Record { header: header(kind, hook, size, actor, decision), body };
     // SAFETY: a local; bodies and header have no padding.
-    unsafe { send((&raw const record).cast(), size, !decision.allows()) };
+    unsafe { send((&raw const record).cast(), size, actor.held.scope, !decision.allows()) };
 }
 
 /// Whether an allowed network operation of this kind is reported by default.

@@ -6,22 +6,22 @@ use stockade_common::{
     event::{hook, kind, reason},
     file::{
         ACCESS_EXEC, ACCESS_KINDS, ACCESS_MOVE, ACCESS_READ, ACCESS_WRITE, Accept, FS_PROC, FS_REMEMBER,
-        FsEntry, FsKey, NO_RULE,
+        FsEntry, NO_RULE,
     },
     limits::MAX_PATH,
-    tag::{SLOT_AUDIT_ALL, SLOT_ENFORCE, SlotConfig},
+    tag::SCOPE_AUDIT_ALL,
 };
 
 use crate::{
     automaton::{self, States},
-    directory::{self, Occasion},
-    emit,
+    directory, emit,
     kernel::{
         self, DENTRY_D_SB, FILE_F_FLAGS, FILE_F_MODE, S_IFBLK, S_IFMT, SUPER_BLOCK_S_DEV, SUPER_BLOCK_S_MAGIC,
     },
     maps::{ACCEPTS, FILESYSTEMS, count},
     path::{self, PathBuffer, Walk, walk_error},
-    tag,
+    startup,
+    tag::{self, Held},
 };
 
 const FMODE_READ: u32 = 1;
@@ -35,10 +35,8 @@ const PIPEFS_MAGIC: u64 = 0x5049_5045;
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Request {
-    /// Cgroup of the task.
-    pub cgroup_id: u64,
-    /// Its slot.
-    pub slot: u32,
+    /// What the task is held to.
+    pub held: Held,
     /// `ACCESS_*` bits.
     pub access: u32,
     /// `inode.i_mode`, or the mode of what is to be made.
@@ -51,7 +49,7 @@ pub struct Request {
     pub refused: u8,
 }
 
-/// A decision before the slot's mode is considered.
+/// A decision before the scope's mode is considered.
 #[derive(Clone, Copy)]
 pub struct Decision {
     pub reason: u16,
@@ -78,7 +76,7 @@ pub fn open(ctx: &LsmContext) -> bool {
 /// An open by a process that may be tagged. A function of its own, so that others need not save the registers it uses.
 #[inline(never)]
 fn judge_open(file: *const u8, cgroup_id: u64) -> bool {
-    let Some(slot) = tag::tagged(cgroup_id) else { return true };
+    let Some(tag) = tag::tag_of(cgroup_id) else { return true };
     // SAFETY: a typed kernel pointer.
     let (dentry, flags, fmode) = unsafe {
         (
@@ -87,6 +85,12 @@ fn judge_open(file: *const u8, cgroup_id: u64) -> bool {
             kernel::field::<u32>(file, &FILE_F_MODE),
         )
     };
+    if startup::goes_on(&tag)
+        && (flags & FMODE_EXEC == 0 || startup::executes_starter(dentry) || startup::awaits(&tag))
+    {
+        return true;
+    }
+    let held = Held::to(cgroup_id, tag.scope);
     let mut access = 0;
     if flags & FMODE_EXEC != 0 {
         access |= ACCESS_EXEC;
@@ -114,29 +118,29 @@ fn judge_open(file: *const u8, cgroup_id: u64) -> bool {
         return true;
     }
     let refused = if mode & S_IFMT == S_IFBLK { reason::DEVICE as u8 } else { 0 };
-    if access & ACCESS_WRITE == 0 && refused == 0 && known(dentry, slot, access) {
-        count(Counter::Allowed);
+    if access & ACCESS_WRITE == 0 && refused == 0 && known(dentry, &held, access) {
+        count(held.scope, Counter::FileAllowed);
         return true;
     }
-    let request = Request { cgroup_id, slot, access, mode, kind: kind::OPEN, hook: hook::FILE_OPEN, refused };
+    let request = Request { held, access, mode, kind: kind::OPEN, hook: hook::FILE_OPEN, refused };
     check(dentry, &request)
 }
 
 /// Whether an open is allowed by what is remembered of its directory, and to be reported to nobody, so that its path is
 /// not needed; false says nothing.
 #[inline(never)]
-fn known(dentry: *const u8, slot: u32, access: u32) -> bool {
-    let SlotConfig { flags, generation } = emit::slot_config(slot);
-    if flags & SLOT_AUDIT_ALL != 0 {
+fn known(dentry: *const u8, held: &Held, access: u32) -> bool {
+    let policy = held.setting;
+    if policy.flags() & SCOPE_AUDIT_ALL != 0 {
         return false;
     }
-    let Some(buffer) = path::claim() else { return false };
+    let Some(buffer) = path::claim(held.scope) else { return false };
     // SAFETY: `dentry` is a typed kernel pointer, the buffer was claimed.
     let allowed = unsafe {
         let access = PathBuffer::forget(buffer, access);
-        directory::recall(dentry, buffer, Occasion { slot, generation })
-            .and_then(|(states, last)| automaton::run(buffer, last, last, states))
-            .is_some_and(|way| judge(way.end, access).reason == reason::RULE_ALLOW)
+        directory::recall(dentry, buffer, policy)
+            .and_then(|(states, last)| automaton::run(policy.slot(), buffer, last, last, states))
+            .is_some_and(|way| judge(held, way.end, access).reason == reason::RULE_ALLOW)
     };
     path::release(buffer);
     allowed
@@ -145,9 +149,9 @@ fn known(dentry: *const u8, slot: u32, access: u32) -> bool {
 /// Decides on `dentry` and reports. False: refuse.
 #[inline(never)]
 pub fn check(dentry: *const u8, request: &Request) -> bool {
-    let Some(buffer) = path::claim() else {
-        count(Counter::Denied);
-        return !emit::enforces(request.slot);
+    let Some(buffer) = path::claim(request.held.scope) else {
+        count(request.held.scope, Counter::FileDenied);
+        return !request.held.setting.enforces();
     };
     // SAFETY: `dentry` is a typed kernel pointer, the buffer was claimed.
     let allow = unsafe { check_in(dentry, request, buffer) };
@@ -157,8 +161,7 @@ pub fn check(dentry: *const u8, request: &Request) -> bool {
 
 #[inline(always)]
 unsafe fn check_in(dentry: *const u8, request: &Request, buffer: *mut PathBuffer) -> bool {
-    let SlotConfig { flags, generation } = emit::slot_config(request.slot);
-    let occasion = Occasion { slot: request.slot, generation };
+    let Held { scope, setting, .. } = request.held;
     // verifier: what the hook put in as constants would be followed through all that comes, once for each.
     // SAFETY: as promised by the caller.
     let (access, refused) = unsafe {
@@ -176,25 +179,25 @@ unsafe fn check_in(dentry: *const u8, request: &Request, buffer: *mut PathBuffer
     let mut start = MAX_PATH as u32;
     let mut decision = match walk.start {
         walk_error::NO_NAME => {
-            count(Counter::NoName);
+            count(scope, Counter::NoName);
             Decision::new(reason::NO_NAME)
         }
         walk_error::TOO_LONG => {
-            count(Counter::PathTooLong);
+            count(scope, Counter::PathTooLong);
             Decision::new(reason::PATH_TOO_LONG)
         }
         walk_error::FAILED => {
-            count(Counter::HelperFailed);
+            count(scope, Counter::HelperFailed);
             Decision::new(reason::INTERNAL)
         }
         walk_error::RACED => {
-            count(Counter::Raced);
+            count(scope, Counter::Raced);
             Decision::new(reason::INTERNAL)
         }
         position => {
             start = position;
             // SAFETY: as promised by the caller.
-            unsafe { by_path(dentry, buffer, walk, request, dev, occasion) }
+            unsafe { by_path(dentry, buffer, walk, request, dev) }
         }
     };
     if request.refused != 0 {
@@ -208,12 +211,12 @@ unsafe fn check_in(dentry: *const u8, request: &Request, buffer: *mut PathBuffer
         (PathBuffer::forget(buffer, start), Decision { reason, rule })
     };
     let allow = decision.allows();
-    count(if allow { Counter::Allowed } else { Counter::Denied });
-    if !allow || request.access & ACCESS_WRITE != 0 || flags & SLOT_AUDIT_ALL != 0 {
+    count(scope, if allow { Counter::FileAllowed } else { Counter::FileDenied });
+    if !allow || request.access & ACCESS_WRITE != 0 || setting.flags() & SCOPE_AUDIT_ALL != 0 {
         // SAFETY: the buffer was claimed.
-        unsafe { emit::file(buffer, start, request, dev, &decision, flags) };
+        unsafe { emit::file(buffer, start, request, dev, &decision) };
     }
-    allow || flags & SLOT_ENFORCE == 0
+    allow || !setting.enforces()
 }
 
 /// What the policy says about the path that was walked.
@@ -224,11 +227,9 @@ unsafe fn by_path(
     walk: Walk,
     request: &Request,
     dev: u32,
-    occasion: Occasion,
 ) -> Decision {
-    let key = FsKey { slot: request.slot, dev };
-    // SAFETY: the value is copied out at once.
-    let Some(entry) = unsafe { FILESYSTEMS.get(&key) }.copied() else {
+    let policy = request.held.setting;
+    let Some(entry) = filesystem_of(policy.slot(), dev) else {
         return Decision::new(reason::UNKNOWN_FILESYSTEM);
     };
     let mut start = walk.start;
@@ -248,18 +249,23 @@ unsafe fn by_path(
         states.floating = PathBuffer::forget(buffer, states.floating);
     }
     // SAFETY: as promised by the caller.
-    let Some(way) = (unsafe { automaton::run(buffer, start, walk.last, states) }) else { return internal() };
+    let Some(way) = (unsafe { automaton::run(policy.slot(), buffer, start, walk.last, states) }) else {
+        return internal(request.held.scope);
+    };
     if entry.flags & FS_REMEMBER != 0 && start < walk.last && walk.sequence & 1 == 0 {
         // SAFETY: these are the states at the path walked.
-        unsafe { directory::remember(dentry, occasion, walk.sequence, way.before_last) };
+        unsafe { directory::remember(dentry, policy, walk.sequence, way.before_last) };
     }
-    judge(way.end, request.access)
+    judge(&request.held, way.end, request.access)
 }
 
 /// What holds for an access to a path at whose end the automata are in these states.
 #[inline(always)]
-fn judge(end: States, access: u32) -> Decision {
-    let (Some(a), Some(f)) = (accept(end.anchored), accept(end.floating)) else { return internal() };
+fn judge(held: &Held, end: States, access: u32) -> Decision {
+    let slot = held.setting.slot();
+    let (Some(a), Some(f)) = (accept(slot, end.anchored), accept(slot, end.floating)) else {
+        return internal(held.scope);
+    };
     let denied = (a.deny | f.deny) & access;
     if denied != 0 {
         let rule = rule_for(&a.deny_rule, &f.deny_rule, a.deny, f.deny, access);
@@ -275,14 +281,14 @@ fn judge(end: States, access: u32) -> Decision {
 }
 
 #[inline(always)]
-fn internal() -> Decision {
-    count(Counter::BadTable);
+fn internal(scope: u32) -> Decision {
+    count(scope, Counter::BadTable);
     Decision::new(reason::INTERNAL)
 }
 
 #[inline(always)]
-fn accept(state: u32) -> Option<&'static Accept> {
-    ACCEPTS.get(automaton::accept_index(state)?)
+fn accept(slot: u32, state: u32) -> Option<&'static Accept> {
+    ACCEPTS.get_value(slot, &automaton::accept_index(slot, state)?)
 }
 
 /// The rule to name: that of the first access kind asked for which either automaton decides.
@@ -337,11 +343,37 @@ unsafe fn own_process(buffer: *mut PathBuffer, position: u32) -> Option<u32> {
     (ends && number == own && at > first).then_some(at)
 }
 
-/// The filesystem's entry in a slot, for hooks that need its flags.
+/// The filesystem's entry in a policy, for hooks that need its flags.
 #[inline(always)]
 pub fn filesystem(slot: u32, dentry: *const u8) -> Option<FsEntry> {
     // SAFETY: a typed kernel pointer.
     let dev = unsafe { kernel::field::<u32>(kernel::field(dentry, &DENTRY_D_SB), &SUPER_BLOCK_S_DEV) };
+    filesystem_of(slot, dev)
+}
+
+/// What a slot's tables hold about the path at `start`, by both automata; of rules that of the lowest number.
+///
+/// # Safety
+/// `buffer` must be claimed, and hold a path from `start` on.
+#[inline(always)]
+pub unsafe fn look_up(slot: u32, buffer: *mut PathBuffer, start: u32, dev: u32) -> Option<Accept> {
+    let entry = filesystem_of(slot, dev)?;
+    let states = States { anchored: entry.anchored, floating: entry.floating };
+    // SAFETY: as promised by the caller.
+    let way = unsafe { automaton::run(slot, buffer, start, start, states) }?;
+    let (mut found, other) = (*accept(slot, way.end.anchored)?, accept(slot, way.end.floating)?);
+    found.allow |= other.allow;
+    found.deny |= other.deny;
+    // Where there is no rule the number is the highest.
+    for kind in 0..ACCESS_KINDS {
+        found.allow_rule[kind] = found.allow_rule[kind].min(other.allow_rule[kind]);
+        found.deny_rule[kind] = found.deny_rule[kind].min(other.deny_rule[kind]);
+    }
+    Some(found)
+}
+
+#[inline(always)]
+fn filesystem_of(slot: u32, dev: u32) -> Option<FsEntry> {
     // SAFETY: the value is copied out at once.
-    unsafe { FILESYSTEMS.get(&FsKey { slot, dev }) }.copied()
+    unsafe { FILESYSTEMS.get(slot)?.get(&dev) }.copied()
 }

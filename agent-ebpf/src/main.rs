@@ -15,6 +15,7 @@ mod debug;
 mod directory;
 mod emit;
 mod file;
+mod inherit;
 mod kernel;
 mod maps;
 mod net;
@@ -22,12 +23,13 @@ mod path;
 mod process;
 mod sock_addr;
 mod socket;
+mod startup;
 mod tag;
 mod unix;
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, lsm},
-    programs::{BtfTracePointContext, LsmContext, SockAddrContext, SockContext},
+    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, fentry, lsm},
+    programs::{BtfTracePointContext, FEntryContext, LsmContext, SockAddrContext, SockContext},
 };
 use stockade_common::event::hook;
 
@@ -159,12 +161,17 @@ pub fn sock_create(ctx: SockContext) -> i32 {
 
 #[btf_tracepoint(function = "cgroup_mkdir")]
 pub fn cgroup_mkdir(ctx: BtfTracePointContext) -> i32 {
-    tag::cgroup_mkdir(&ctx);
+    inherit::cgroup_mkdir(&ctx);
     0
 }
 #[btf_tracepoint(function = "cgroup_rmdir")]
 pub fn cgroup_rmdir(ctx: BtfTracePointContext) -> i32 {
-    tag::cgroup_rmdir(&ctx);
+    inherit::cgroup_rmdir(&ctx);
+    0
+}
+#[fentry(function = "cgroup_attach_task")]
+pub fn cgroup_attach_task(ctx: FEntryContext) -> i32 {
+    startup::moved(&ctx);
     0
 }
 #[btf_tracepoint(function = "sched_process_exec")]

@@ -1,18 +1,19 @@
 //! The maps, all of them: names here are names in the agent's loader.
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    Global,
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use stockade_common::{
     counter::{COUNTERS as COUNTER_COUNT, Counter},
-    file::{Accept, FsEntry, FsKey},
+    file::{Accept, FsEntry},
     limits::{
-        MAX_FILESYSTEMS, MAX_PREFIXES, MAX_SLOTS, MAX_TAGS, PATH_BUFFERS_PER_CPU, REMEMBERED_DIRECTORIES,
+        MAX_SCOPES, MAX_SLOTS, MAX_STARTERS, MAX_TAGS, PATH_BUFFERS_PER_CPU, REMEMBERED_DIRECTORIES,
         RING_BYTES, TABLE_ENTRIES, TAG_FILTER_BUCKETS,
     },
     net::{PortRange, PortRun, PrefixData},
-    tag::{SlotConfig, Tag},
+    tag::{Label, Starter, Tag},
 };
 
 use crate::{debug, directory::Memory, path::PathBuffer};
@@ -20,6 +21,10 @@ use crate::{debug, directory::Memory, path::PathBuffer};
 /// One automaton table. Lets userspace write it through mmap (`BPF_F_MMAPABLE`).
 pub type Table = [u64; TABLE_ENTRIES];
 const MMAPABLE: usize = 1 << 10;
+/// Maps put into an array of maps may have other sizes than its template (`BPF_F_INNER_MAP`, kernel 5.10).
+const INNER_MAP: usize = 1 << 12;
+/// One policy's.
+type PolicyTable = Array<Table, 1, MMAPABLE>;
 
 #[btf_map]
 pub static TAG_FILTER: Array<u32, TAG_FILTER_BUCKETS> = Array::new();
@@ -28,36 +33,69 @@ pub static TAGS: HashMap<u64, Tag, { MAX_TAGS as usize }> = HashMap::new();
 /// Element 0 is set once a tag could not be inherited: ancestors are asked from then on.
 #[btf_map]
 pub static INHERIT_LOST: Array<u32, 1> = Array::new();
+/// Names of scopes, for userspace.
 #[btf_map]
-pub static SLOTS: Array<SlotConfig, { MAX_SLOTS as usize }> = Array::new();
+pub static LABELS: Array<Label, { MAX_SCOPES as usize }> = Array::new();
+/// Element 0: the [`INSTANCE`] that reports. While one daemon takes over from another the programs of both judge.
 #[btf_map]
-pub static FILESYSTEMS: HashMap<FsKey, FsEntry, { MAX_FILESYSTEMS as usize }> = HashMap::new();
+pub static ACTIVE: Array<u64, 1> = Array::new();
+/// Which daemon has loaded these programs.
+#[unsafe(no_mangle)]
+pub static INSTANCE: Global<u64> = Global::new(0);
+
+/// Processes that are starting a workload, by process id.
 #[btf_map]
-pub static NEXT: Array<Table, 1, MMAPABLE> = Array::new();
+pub static STARTERS: HashMap<u32, Starter, { MAX_STARTERS as usize }> = HashMap::new();
+/// Processes that were stopped when they had executed a workload, by process id: their cgroup.
 #[btf_map]
-pub static STATES: Array<Table, 1, MMAPABLE> = Array::new();
-/// Resized at load to what the policy needs.
+pub static HELD: HashMap<u32, u64, { MAX_STARTERS as usize }> = HashMap::new();
+/// Element 0: the jiffy after which none of them is any more.
 #[btf_map]
-pub static ACCEPTS: Array<Accept, 1> = Array::new();
+pub static STARTING_UNTIL: Array<u64, 1> = Array::new();
+/// Words of [`stockade_common::tag::Setting`], written through mmap: a store of a word is one step.
 #[btf_map]
-pub static PREFIXES: LpmTrie<PrefixData, PortRun, { MAX_PREFIXES as usize }> = LpmTrie::new();
-/// Resized at load to what the policy needs.
+pub static SCOPES: Array<u64, { MAX_SCOPES as usize }, MMAPABLE> = Array::new();
+
+// A policy's tables are maps of their own, made to its measure and put into these under its slot, all before a scope is
+// set to it: a look-up that finds no map denies.
 #[btf_map]
-pub static PORTS: Array<PortRange, 1> = Array::new();
+pub static FILESYSTEMS: ArrayOfMaps<HashMap<u32, FsEntry, 1>, { MAX_SLOTS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static NEXT: ArrayOfMaps<PolicyTable, { MAX_SLOTS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static STATES: ArrayOfMaps<PolicyTable, { MAX_SLOTS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static ACCEPTS: ArrayOfMaps<Array<Accept, 1, INNER_MAP>, { MAX_SLOTS as usize }> = ArrayOfMaps::new();
+#[btf_map]
+pub static PREFIXES: ArrayOfMaps<LpmTrie<PrefixData, PortRun, 1>, { MAX_SLOTS as usize }> =
+    ArrayOfMaps::new();
+#[btf_map]
+pub static PORTS: ArrayOfMaps<Array<PortRange, 1, INNER_MAP>, { MAX_SLOTS as usize }> = ArrayOfMaps::new();
+
 #[btf_map]
 pub static DIRECTORIES: Array<Memory, REMEMBERED_DIRECTORIES> = Array::new();
 #[btf_map]
-pub static COUNTERS: PerCpuArray<u64, COUNTER_COUNT> = PerCpuArray::new();
+pub static COUNTERS: PerCpuArray<u64, { COUNTER_COUNT * MAX_SCOPES as usize }> = PerCpuArray::new();
 #[btf_map]
 pub static PATH_BUFFERS: PerCpuArray<PathBuffer, PATH_BUFFERS_PER_CPU> = PerCpuArray::new();
 #[btf_map]
 pub static EVENTS: RingBuf<u8, RING_BYTES> = RingBuf::new();
 
-/// Adds one to a counter of this CPU.
+/// Whether it is for these programs to count and to report.
 #[inline(always)]
-pub fn count(counter: Counter) {
+pub fn reports() -> bool {
+    ACTIVE.get(0).is_none_or(|active| *active == INSTANCE.load())
+}
+
+/// Adds one to a scope's counter of this CPU.
+#[inline(always)]
+pub fn count(scope: u32, counter: Counter) {
     debug::counted(counter);
-    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+    if !reports() {
+        return;
+    }
+    let index = scope * COUNTER_COUNT as u32 + counter as u32;
+    if let Some(value) = COUNTERS.get_ptr_mut(index) {
         // SAFETY: a per-CPU value; a preempted increment may be lost, which a statistic can bear.
         unsafe { *value += 1 };
     }

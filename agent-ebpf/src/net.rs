@@ -87,9 +87,12 @@ fn lookup(slot: u32, addr: [u32; 4], destination: &Destination) -> Decision {
         return Decision::new(reason::FAMILY);
     }
     // SAFETY: same size, any bit pattern is valid.
-    let addr: [u8; 16] = unsafe { core::mem::transmute(addr) };
-    let key = Key::new(PREFIX_BITS, PrefixData { slot_be: slot.to_be_bytes(), addr });
-    let Some(run) = PREFIXES.get(&key).copied() else { return Decision::new(reason::NO_RULE) };
+    let addr: PrefixData = unsafe { core::mem::transmute(addr) };
+    let Some(prefixes) = PREFIXES.get(slot) else { return Decision::new(reason::NO_RULE) };
+    let Some(run) = prefixes.get(&Key::new(PREFIX_BITS, addr)).copied() else {
+        return Decision::new(reason::NO_RULE);
+    };
+    let Some(ports) = PORTS.get(slot) else { return Decision::new(reason::INTERNAL) };
 
     let wanted = port_key(protocol, destination.port);
     let (mut low, mut high) = (run.first, run.first.wrapping_add(run.len));
@@ -98,7 +101,7 @@ fn lookup(slot: u32, addr: [u32; 4], destination: &Destination) -> Decision {
             break;
         }
         let middle = low + (high - low) / 2;
-        let Some(range) = PORTS.get(middle) else { return Decision::new(reason::INTERNAL) };
+        let Some(range) = ports.get(middle) else { return Decision::new(reason::INTERNAL) };
         if wanted < range.low {
             high = middle;
         } else if wanted > range.high {

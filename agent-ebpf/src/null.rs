@@ -4,8 +4,8 @@
 #![no_main]
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, lsm},
-    programs::{BtfTracePointContext, LsmContext, SockAddrContext, SockContext},
+    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, fentry, lsm},
+    programs::{BtfTracePointContext, FEntryContext, LsmContext, SockAddrContext, SockContext},
 };
 
 /// The loader knows a program by its name and says itself where it belongs.
@@ -49,6 +49,11 @@ macro_rules! sock_addr_programs {
     };
 }
 sock_addr_programs! { connect4 connect6 sendmsg4 sendmsg6 }
+
+#[fentry]
+pub fn cgroup_attach_task(_ctx: FEntryContext) -> i32 {
+    0
+}
 
 #[cgroup_sock(sock_create)]
 pub fn sock_create(_ctx: SockContext) -> i32 {

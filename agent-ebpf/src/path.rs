@@ -103,7 +103,7 @@ unsafe fn exchange(buffer: *mut PathBuffer, value: u64) -> u64 {
 /// Takes a free buffer of this CPU. Programs cannot migrate, but may be preempted by a task that runs one too, in any
 /// order; so a buffer is claimed, not indexed by depth.
 #[inline(always)]
-pub fn claim() -> Option<*mut PathBuffer> {
+pub fn claim(scope: u32) -> Option<*mut PathBuffer> {
     for index in 0..PATH_BUFFERS_PER_CPU as u32 {
         if let Some(buffer) = PATH_BUFFERS.get_ptr_mut(index) {
             // SAFETY: a valid map value.
@@ -112,7 +112,7 @@ pub fn claim() -> Option<*mut PathBuffer> {
             }
         }
     }
-    count(Counter::NoBuffer);
+    count(scope, Counter::NoBuffer);
     None
 }
 

@@ -6,45 +6,54 @@ use aya_ebpf::{
 };
 use stockade_common::{
     counter::Counter,
-    event::{ArgvBody, EventHeader, ExitBody, FileBody, ForkBody, hook, kind, reason},
+    event::{ArgvBody, EventHeader, ExitBody, FileBody, ForkBody, hook, kind},
     file::ACCESS_EXEC,
     limits::{MAX_ARGV, MAX_PATH},
 };
 
 use crate::{
     emit::{self, Actor},
-    file::Decision,
     kernel::{
         self, BPRM_FILE, DENTRY_D_SB, MM_ARG_END, MM_ARG_START, SIGNAL_LIVE, SUPER_BLOCK_S_DEV,
         TASK_EXIT_CODE, TASK_MM, TASK_PID, TASK_SIGNAL, TASK_TGID,
     },
     maps::count,
     path::{self, HEAD, PathBuffer},
-    tag,
+    startup,
+    tag::{self, Held},
 };
-
-#[inline(always)]
-fn observed() -> Decision {
-    Decision::new(reason::RULE_ALLOW)
-}
 
 /// `tp_btf/sched_process_exec(task, old_pid, bprm)`.
 #[inline(always)]
 pub fn exec(ctx: &BtfTracePointContext) {
-    let Some((cgroup_id, slot)) = tag::current() else { return };
-    let Some(buffer) = path::claim() else {
-        count(Counter::LostOther);
+    let Some((cgroup_id, tag)) = tag::candidate().and_then(|id| tag::tag_of(id).map(|tag| (id, tag))) else {
         return;
     };
     let bprm: *const u8 = ctx.arg(2);
+    // SAFETY: typed kernel pointers.
+    let dentry = unsafe { kernel::file_dentry(kernel::field(bprm, &BPRM_FILE)) };
+    let mut event = kind::EXEC;
+    if startup::goes_on(&tag) {
+        if startup::executed(dentry) {
+            return;
+        }
+        if startup::awaits(&tag) {
+            startup::hold(cgroup_id);
+            event = kind::STARTED;
+        }
+    }
+    let held = Held::to(cgroup_id, tag.scope);
+    let Some(buffer) = path::claim(held.scope) else {
+        count(held.scope, Counter::LostOther);
+        return;
+    };
     // SAFETY: typed kernel pointers; the buffer was claimed.
     unsafe {
-        let dentry = kernel::file_dentry(kernel::field(bprm, &BPRM_FILE));
         let dev = kernel::field::<u32>(kernel::field(dentry, &DENTRY_D_SB), &SUPER_BLOCK_S_DEV);
         let mode = kernel::dentry_mode(dentry);
         let start = path::walk(dentry, buffer).start.min(MAX_PATH as u32);
         let body = FileBody { dev, access: ACCESS_EXEC, mode, path_len: 0 };
-        report_exec(buffer, start, body, &Actor { cgroup_id, slot, ppid: emit::ppid() });
+        report_exec(buffer, event, start, body, &Actor { held, ppid: emit::ppid() });
     }
     path::release(buffer);
 }
@@ -62,7 +71,7 @@ const _: () = assert!(size_of::<ExecHead>() == HEAD && ARGV + MAX_ARGV <= MAX_PA
 /// # Safety
 /// `buffer` must be claimed, and hold a path from `start` on.
 #[inline(always)]
-unsafe fn report_exec(buffer: *mut PathBuffer, start: u32, body: FileBody, actor: &Actor) {
+unsafe fn report_exec(buffer: *mut PathBuffer, event: u16, start: u32, body: FileBody, actor: &Actor) {
     let path_len = (MAX_PATH as u32).wrapping_sub(start) & (MAX_PATH as u32 - 1);
     // SAFETY: the path is moved to the front, forwards, as the helper copies; all lengths are masked, and their sum is
     // below the buffer's.
@@ -77,13 +86,12 @@ unsafe fn report_exec(buffer: *mut PathBuffer, start: u32, body: FileBody, actor
         let argv_body = ArgvBody { len, full_len };
         bpf_probe_read_kernel(argv.cast(), ARGV as u32, (&raw const argv_body).cast());
         let size = HEAD + ARGV + path_len as usize + len as usize;
-        let flags = emit::slot_flags(actor.slot);
         let record = ExecHead {
-            header: emit::header(kind::EXEC, hook::SCHED_EXEC, size, actor, &observed(), flags),
+            header: emit::header(event, hook::SCHED_EXEC, size, actor, &emit::observed()),
             body: FileBody { path_len, ..body },
         };
         bpf_probe_read_kernel(head.cast(), HEAD as u32, (&raw const record).cast());
-        emit::send(head.cast(), size, false);
+        emit::send(head.cast(), size, actor.held.scope, false);
     }
 }
 
@@ -113,23 +121,26 @@ unsafe fn command_line(to: *mut u8) -> (u32, u32) {
 /// `tp_btf/sched_process_fork(parent, child)`: new processes; threads are left out.
 #[inline(always)]
 pub fn fork(ctx: &BtfTracePointContext) {
-    let Some((cgroup_id, slot)) = tag::current() else { return };
     let child: *const u8 = ctx.arg(1);
+    startup::forked(child);
+    let Some(held) = tag::current() else { return };
     // SAFETY: a typed kernel pointer.
     let (tgid, tid): (u32, u32) =
         unsafe { (kernel::field(child, &TASK_TGID), kernel::field(child, &TASK_PID)) };
     if tgid != tid {
         return;
     }
-    let actor = Actor { cgroup_id, slot, ppid: emit::ppid() };
+    let actor = Actor { held, ppid: emit::ppid() };
     let body = ForkBody { child_tgid: tgid, child_tid: tid };
-    emit::fixed(&actor, kind::FORK, hook::SCHED_FORK, body, &observed(), emit::slot_flags(slot));
+    emit::fixed(&actor, kind::FORK, hook::SCHED_FORK, body, &emit::observed());
 }
 
 /// `tp_btf/sched_process_exit(task)`: the process's last thread.
 #[inline(always)]
 pub fn exit() {
-    let Some((cgroup_id, slot)) = tag::current() else { return };
+    let Some((cgroup_id, tag)) = tag::candidate().and_then(|id| tag::tag_of(id).map(|tag| (id, tag))) else {
+        return;
+    };
     // SAFETY: typed kernel pointers of the current task.
     let (live, status): (u32, u32) = unsafe {
         let task = bpf_get_current_task_btf().cast::<u8>().cast_const();
@@ -138,13 +149,12 @@ pub fn exit() {
     if live != 0 {
         return;
     }
-    let actor = Actor { cgroup_id, slot, ppid: emit::ppid() };
-    emit::fixed(
-        &actor,
-        kind::EXIT,
-        hook::SCHED_EXIT,
-        ExitBody { status, pad: 0 },
-        &observed(),
-        emit::slot_flags(slot),
-    );
+    let starting = startup::goes_on(&tag);
+    startup::ended();
+    if starting {
+        return;
+    }
+    let held = Held::to(cgroup_id, tag.scope);
+    let actor = Actor { held, ppid: emit::ppid() };
+    emit::fixed(&actor, kind::EXIT, hook::SCHED_EXIT, ExitBody { status, pad: 0 }, &emit::observed());
 }

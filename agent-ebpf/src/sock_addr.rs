@@ -8,7 +8,7 @@ use aya_ebpf::{
 use stockade_common::{
     counter::Counter,
     event::{NetBody, hook, kind, reason},
-    tag::{SLOT_CGROUP_EMITS, SLOT_ENFORCE},
+    tag::SCOPE_CGROUP_EMITS,
 };
 
 use crate::{
@@ -45,8 +45,8 @@ unsafe fn port(raw: *const bpf_sock_addr) -> u16 {
 
 #[inline(always)]
 fn judge(ctx: &SockAddrContext, destination: &Destination, kind: u16, hook: u8) -> bool {
-    let Some((cgroup_id, slot)) = tag::current_by_helper() else { return true };
-    let decision = net::decide(slot, destination);
+    let Some(held) = tag::current_by_helper() else { return true };
+    let decision = net::decide(held.setting.slot(), destination);
     // SAFETY: context loads, checked by the verifier.
     let (family, sock_type) = unsafe { ((*ctx.sock_addr).family as u16, (*ctx.sock_addr).type_ as u16) };
     let body = NetBody {
@@ -56,22 +56,22 @@ fn judge(ctx: &SockAddrContext, destination: &Destination, kind: u16, hook: u8) 
         family,
         sock_type,
     };
-    report(&Actor { cgroup_id, slot, ppid: 0 }, kind, hook, body, &decision)
+    report(&Actor { held, ppid: 0 }, kind, hook, body, &decision)
 }
 
 /// Reports what no LSM hook has reported already, and says whether to go on.
 #[inline(always)]
 fn report(actor: &Actor, event: u16, hook: u8, body: NetBody, decision: &Decision) -> bool {
-    let flags = emit::slot_flags(actor.slot);
+    let setting = actor.held.setting;
     let allow = decision.allows();
-    let alone = flags & SLOT_CGROUP_EMITS != 0;
+    let alone = setting.flags() & SCOPE_CGROUP_EMITS != 0;
     if alone {
-        count(if allow { Counter::Allowed } else { Counter::Denied });
+        count(actor.held.scope, if allow { Counter::NetAllowed } else { Counter::NetDenied });
     }
-    if (alone && (!allow || emit::always_reported(event))) || (!allow && flags & SLOT_ENFORCE != 0) {
-        emit::net(actor, event, hook, body, decision, flags);
+    if (alone && (!allow || emit::always_reported(event))) || (!allow && setting.enforces()) {
+        emit::net(actor, event, hook, body, decision);
     }
-    allow || flags & SLOT_ENFORCE == 0
+    allow || !setting.enforces()
 }
 
 /// `cgroup/connect4`.
@@ -107,7 +107,7 @@ pub fn sock_create(ctx: &SockContext) -> bool {
     if net::nameable(family, sock_type, protocol) {
         return true;
     }
-    let Some((cgroup_id, slot)) = tag::current_by_helper() else { return true };
+    let Some(held) = tag::current_by_helper() else { return true };
     let body = NetBody {
         addr: [0; 16],
         port: 0,
@@ -115,11 +115,5 @@ pub fn sock_create(ctx: &SockContext) -> bool {
         family: family as u16,
         sock_type: sock_type as u16,
     };
-    report(
-        &Actor { cgroup_id, slot, ppid: 0 },
-        kind::SOCKET,
-        hook::SOCK_CREATE,
-        body,
-        &Decision::new(reason::FAMILY),
-    )
+    report(&Actor { held, ppid: 0 }, kind::SOCKET, hook::SOCK_CREATE, body, &Decision::new(reason::FAMILY))
 }

@@ -4,7 +4,7 @@ use aya_ebpf::{helpers::generated::bpf_probe_read_kernel, programs::LsmContext};
 use stockade_common::{
     counter::Counter,
     event::{NetBody, hook, kind, reason},
-    tag::{SLOT_AUDIT_ALL, SLOT_ENFORCE},
+    tag::SCOPE_AUDIT_ALL,
 };
 
 use crate::{
@@ -70,10 +70,10 @@ pub fn conclude(
     destination: Option<&Destination>,
     decision: &Decision,
 ) -> bool {
-    let flags = emit::slot_flags(actor.slot);
+    let setting = actor.held.setting;
     let allow = decision.allows();
-    count(if allow { Counter::Allowed } else { Counter::Denied });
-    if !allow || emit::always_reported(event) || flags & SLOT_AUDIT_ALL != 0 {
+    count(actor.held.scope, if allow { Counter::NetAllowed } else { Counter::NetDenied });
+    if !allow || emit::always_reported(event) || setting.flags() & SCOPE_AUDIT_ALL != 0 {
         let body = NetBody {
             addr: destination.map_or([0; 16], Destination::bytes),
             port: destination.map_or(0, |d| d.port),
@@ -81,9 +81,9 @@ pub fn conclude(
             family: socket.family,
             sock_type: socket.kind as u16,
         };
-        emit::net(actor, event, hook, body, decision, flags);
+        emit::net(actor, event, hook, body, decision);
     }
-    allow || flags & SLOT_ENFORCE == 0
+    allow || !setting.enforces()
 }
 
 /// `lsm/socket_create(family, type, protocol, kern)`.
@@ -94,22 +94,22 @@ pub fn create(ctx: &LsmContext) -> bool {
     if kern != 0 || net::nameable(family, kind, protocol) {
         return true;
     }
-    let Some((cgroup_id, slot)) = tag::current() else { return true };
-    let actor = Actor { cgroup_id, slot, ppid: emit::ppid() };
+    let Some(held) = tag::current() else { return true };
+    let actor = Actor { held, ppid: emit::ppid() };
     let socket = Socket { family: family as u16, kind, protocol: protocol as u16 };
     conclude(&actor, kind::SOCKET, hook::SOCKET_CREATE, socket, None, &Decision::new(reason::FAMILY))
 }
 
 /// Reads an address that the kernel has already copied in; its buffer is always a whole `sockaddr_storage`.
 #[inline(always)]
-fn read_address(from: u64) -> Option<SockAddr> {
+fn read_address(scope: u32, from: u64) -> Option<SockAddr> {
     let mut address = SockAddr::default();
     // SAFETY: a local of that size; a bad source makes the helper fail.
     let read = unsafe {
         bpf_probe_read_kernel((&raw mut address).cast(), size_of::<SockAddr>() as u32, from as *const _)
     };
     if read != 0 {
-        count(Counter::HelperFailed);
+        count(scope, Counter::HelperFailed);
         return None;
     }
     Some(address)
@@ -129,15 +129,15 @@ fn destination(socket: Socket, address: &SockAddr) -> Result<Destination, Decisi
 /// `lsm/socket_connect(sock, address, addrlen)`.
 #[inline(always)]
 pub fn connect(ctx: &LsmContext) -> bool {
-    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let Some(held) = tag::current() else { return true };
     // SAFETY: a typed kernel pointer.
-    let Some(socket) = (unsafe { Socket::of(ctx.arg(0)) }) else { return !emit::enforces(slot) };
+    let Some(socket) = (unsafe { Socket::of(ctx.arg(0)) }) else { return !held.setting.enforces() };
     // Unix peers are judged by the unix hooks, netlink by netlink_send.
     if socket.family == AF_UNIX || socket.family == AF_NETLINK {
         return true;
     }
     let from: *const u8 = ctx.arg(1);
-    let actor = Actor { cgroup_id, slot, ppid: emit::ppid() };
+    let actor = Actor { held, ppid: emit::ppid() };
     addressed(&actor, socket, from as u64, kind::CONNECT, hook::SOCKET_CONNECT, 0)
 }
 
@@ -145,7 +145,9 @@ pub fn connect(ctx: &LsmContext) -> bool {
 /// dissolves an association, which is always allowed.
 #[inline(always)]
 fn addressed(actor: &Actor, socket: Socket, from: u64, event: u16, hook: u8, unspecified: u16) -> bool {
-    let Some(mut address) = read_address(from) else { return !emit::enforces(actor.slot) };
+    let Some(mut address) = read_address(actor.held.scope, from) else {
+        return !actor.held.setting.enforces();
+    };
     if address.family == 0 {
         if unspecified == 0 && (socket.family == AF_INET || socket.family == AF_INET6) {
             return true;
@@ -154,7 +156,7 @@ fn addressed(actor: &Actor, socket: Socket, from: u64, event: u16, hook: u8, uns
     }
     match destination(socket, &address) {
         Ok(destination) => {
-            let decision = net::decide(actor.slot, &destination);
+            let decision = net::decide(actor.held.setting.slot(), &destination);
             conclude(actor, event, hook, socket, Some(&destination), &decision)
         }
         Err(decision) => conclude(actor, event, hook, socket, None, &decision),
@@ -165,7 +167,7 @@ fn addressed(actor: &Actor, socket: Socket, from: u64, event: u16, hook: u8, uns
 /// `socket_connect`.
 #[inline(always)]
 pub fn sendmsg(ctx: &LsmContext) -> bool {
-    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let Some(held) = tag::current() else { return true };
     // SAFETY: typed kernel pointers.
     let (socket, name, flags) = unsafe {
         let message: *const u8 = ctx.arg(1);
@@ -175,12 +177,12 @@ pub fn sendmsg(ctx: &LsmContext) -> bool {
             kernel::field::<u32>(message, &MSGHDR_MSG_FLAGS),
         )
     };
-    let Some(socket) = socket else { return !emit::enforces(slot) };
+    let Some(socket) = socket else { return !held.setting.enforces() };
     if socket.family == AF_UNIX || socket.family == AF_NETLINK {
         return true;
     }
     let inet = socket.family == AF_INET || socket.family == AF_INET6;
-    let actor = Actor { cgroup_id, slot, ppid: emit::ppid() };
+    let actor = Actor { held, ppid: emit::ppid() };
     if !inet {
         // Such a socket can't be made inside the tag; it was passed in.
         return conclude(
@@ -215,7 +217,7 @@ struct NetlinkHeader {
 /// `lsm/netlink_send(sk, skb)`: questions to NETLINK_ROUTE (`RTM_GET*`), one message at a time; nothing that changes.
 #[inline(always)]
 pub fn netlink_send(ctx: &LsmContext) -> bool {
-    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let Some(held) = tag::current() else { return true };
     // SAFETY: typed kernel pointers.
     let (protocol, length, data) = unsafe {
         let (sk, skb): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
@@ -235,7 +237,7 @@ pub fn netlink_send(ctx: &LsmContext) -> bool {
     if read == 0 && protocol == 0 && length >= size_of::<NetlinkHeader>() as u32 && single && question {
         return true;
     }
-    let actor = Actor { cgroup_id, slot, ppid: emit::ppid() };
+    let actor = Actor { held, ppid: emit::ppid() };
     let socket = Socket { family: AF_NETLINK, kind: 3, protocol };
     conclude(&actor, kind::SEND, hook::NETLINK_SEND, socket, None, &Decision::new(reason::FAMILY))
 }

@@ -1,37 +1,57 @@
-//! Which slot the current task is held to, and the inheritance of tags by new child cgroups.
+//! What the current task is held to.
 
-use aya_ebpf::{
-    helpers::{
-        bpf_get_current_cgroup_id,
-        generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_task_btf},
-    },
-    programs::BtfTracePointContext,
+use aya_ebpf::helpers::{
+    bpf_get_current_cgroup_id,
+    generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_task_btf},
 };
-use stockade_common::{counter::Counter, tag::filter_bucket};
+use stockade_common::tag::{Setting, Tag, filter_bucket};
 
 use crate::{
-    debug,
-    kernel::{self, CGROUP_PARENT, CGROUP_ROOT, CGROUP_ROOT_HIERARCHY_ID, CSS_CGROUP},
-    maps::{INHERIT_LOST, TAG_FILTER, TAGS, count},
+    kernel::{self, CGROUP_ROOT, CGROUP_ROOT_HIERARCHY_ID},
+    maps::{INHERIT_LOST, SCOPES, TAG_FILTER, TAGS},
+    startup,
 };
 
 /// Levels of ancestors asked once a tag was lost; `stockade run` keeps its subtree shallower.
 const ANCESTOR_LEVELS: i32 = 32;
 
-/// Slot of a cgroup; `None` if it is not tagged.
-#[inline(always)]
-pub fn slot_of(cgroup_id: u64) -> Option<u32> {
-    match TAG_FILTER.get(filter_bucket(cgroup_id)) {
-        Some(0) | None => None,
-        // SAFETY: the value is copied out at once.
-        Some(_) => unsafe { TAGS.get(&cgroup_id) }.map(|tag| tag.slot),
+/// What a task is held to at this moment: read once, so that all of a decision is by one policy.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Held {
+    /// Its cgroup.
+    pub cgroup_id: u64,
+    /// The policy and how it is applied.
+    pub setting: Setting,
+    /// The scope its cgroup belongs to.
+    pub scope: u32,
+    pad: u32,
+}
+
+impl Held {
+    /// What the cgroups of a scope are held to.
+    #[inline(always)]
+    pub fn to(cgroup_id: u64, scope: u32) -> Self {
+        // SAFETY: a map value; read once.
+        let word = SCOPES.get_ptr(scope).map_or(0, |word| unsafe { word.read_volatile() });
+        Self { cgroup_id, setting: Setting::from_word(word), scope, pad: 0 }
     }
 }
 
-/// The current task's tag: (cgroup id, slot).
+/// Scope of a cgroup; `None` if it is not tagged.
 #[inline(always)]
-pub fn current() -> Option<(u64, u32)> {
-    candidate().and_then(|id| tagged(id).map(|slot| (id, slot)))
+pub fn scope_of(cgroup_id: u64) -> Option<u32> {
+    match TAG_FILTER.get(filter_bucket(cgroup_id)) {
+        Some(0) | None => None,
+        // SAFETY: the value is copied out at once.
+        Some(_) => unsafe { TAGS.get(&cgroup_id) }.map(|tag| tag.scope),
+    }
+}
+
+/// What the current task is held to.
+#[inline(always)]
+pub fn current() -> Option<Held> {
+    candidate().and_then(tagged)
 }
 
 /// The current task's cgroup, if the filter does not rule out that it is tagged.
@@ -44,9 +64,9 @@ pub fn candidate() -> Option<u64> {
 
 /// [`current`] for cgroup programs, which on 6.1 may not ask for the task.
 #[inline(always)]
-pub fn current_by_helper() -> Option<(u64, u32)> {
+pub fn current_by_helper() -> Option<Held> {
     // SAFETY: takes no arguments.
-    filtered(unsafe { bpf_get_current_cgroup_id() }).and_then(|id| tagged(id).map(|slot| (id, slot)))
+    filtered(unsafe { bpf_get_current_cgroup_id() }).and_then(tagged)
 }
 
 #[inline(always)]
@@ -57,14 +77,39 @@ fn filtered(id: u64) -> Option<u64> {
     }
 }
 
-/// Slot of a [`candidate`], if it is tagged.
+/// What a [`candidate`] is held to, if it is tagged and no longer starting.
 #[inline(always)]
-pub fn tagged(id: u64) -> Option<u32> {
+pub fn tagged(id: u64) -> Option<Held> {
+    tag_of(id).filter(|tag| !startup::goes_on(tag)).map(|tag| Held::to(id, tag.scope))
+}
+
+/// The tag of a cgroup itself.
+#[inline(always)]
+pub fn exact(id: u64) -> Option<Tag> {
     // SAFETY: the value is copied out at once.
-    if let Some(tag) = unsafe { TAGS.get(&id) } {
-        return Some(tag.slot);
+    unsafe { TAGS.get(&id) }.copied()
+}
+
+/// Whether a tag was ever lost, so that ancestors have to be asked.
+#[inline(always)]
+pub fn lost() -> bool {
+    INHERIT_LOST.get(0).is_none_or(|lost| *lost != 0)
+}
+
+/// Slot of the host's own table: what is tagged by path, and what starts workloads. 0: there is none.
+#[inline(always)]
+pub fn host() -> u32 {
+    // SAFETY: a map value; read once.
+    SCOPES.get_ptr(0).map_or(0, |word| Setting::from_word(unsafe { word.read_volatile() }).slot())
+}
+
+/// The tag of a [`candidate`].
+#[inline(always)]
+pub fn tag_of(id: u64) -> Option<Tag> {
+    if let Some(tag) = exact(id) {
+        return Some(tag);
     }
-    if INHERIT_LOST.get(0).is_none_or(|lost| *lost == 0) {
+    if !lost() {
         return None;
     }
     for level in 1..ANCESTOR_LEVELS {
@@ -73,43 +118,11 @@ pub fn tagged(id: u64) -> Option<u32> {
         if ancestor == 0 {
             break;
         }
-        // SAFETY: as above.
-        if let Some(tag) = unsafe { TAGS.get(&ancestor) } {
-            return Some(tag.slot);
+        if let Some(tag) = exact(ancestor) {
+            return Some(tag);
         }
     }
     None
-}
-
-/// `tp_btf/cgroup_mkdir(cgrp, path)`: runs before the new directory can be seen, so there is no untagged instant.
-#[inline(always)]
-pub fn cgroup_mkdir(ctx: &BtfTracePointContext) {
-    let cgroup: *const u8 = ctx.arg(0);
-    // SAFETY: typed kernel pointers; the parent of a group that is being made exists, the root alone has none.
-    let (id, parent) = unsafe {
-        if !is_v2(cgroup) {
-            return;
-        }
-        let css: *const u8 = kernel::field(cgroup, &CGROUP_PARENT);
-        if css.is_null() {
-            return;
-        }
-        (kernel::cgroup_id(cgroup), kernel::cgroup_id(kernel::field(css, &CSS_CGROUP)))
-    };
-    if INHERIT_LOST.get(0).is_none_or(|lost| *lost != 0) {
-        // Its parent's tag may be the one that was lost: its tasks must get as far as asking their ancestors.
-        let _ = TAG_FILTER.set(filter_bucket(id), 1, 0);
-    }
-    // SAFETY: the value is copied out at once.
-    let Some(tag) = unsafe { TAGS.get(&parent) }.copied() else { return };
-    // The filter first: a tag the filter doesn't know of would not be found.
-    let filtered = TAG_FILTER.set(filter_bucket(id), 1, 0);
-    if filtered.is_err() || TAGS.insert(&id, &tag, 0).is_err() {
-        count(Counter::InheritFailed);
-        let _ = INHERIT_LOST.set(0, 1, 0);
-        return;
-    }
-    debug::inherited(id, tag.slot);
 }
 
 /// Whether a cgroup is of the v2 hierarchy, the default one, whose number is 0. Each hierarchy numbers its groups for
@@ -118,20 +131,7 @@ pub fn cgroup_mkdir(ctx: &BtfTracePointContext) {
 /// # Safety
 /// `cgroup` must be a typed kernel pointer.
 #[inline(always)]
-unsafe fn is_v2(cgroup: *const u8) -> bool {
+pub unsafe fn is_v2(cgroup: *const u8) -> bool {
     // SAFETY: checked by the verifier.
     unsafe { kernel::field::<u32>(kernel::field(cgroup, &CGROUP_ROOT), &CGROUP_ROOT_HIERARCHY_ID) == 0 }
-}
-
-/// `tp_btf/cgroup_rmdir(cgrp, path)`. Ids of v2 groups are never used again, so this only gives back the room.
-#[inline(always)]
-pub fn cgroup_rmdir(ctx: &BtfTracePointContext) {
-    let cgroup: *const u8 = ctx.arg(0);
-    // SAFETY: a typed kernel pointer.
-    unsafe {
-        if is_v2(cgroup) {
-            let id = kernel::cgroup_id(cgroup);
-            let _ = TAGS.remove(&id);
-        }
-    }
 }

@@ -15,18 +15,18 @@ use crate::{
 
 #[inline(always)]
 fn judge(peer: *const u8, sock_type: u32, hook: u8) -> bool {
-    let Some((cgroup_id, slot)) = tag::current() else { return true };
+    let Some(held) = tag::current() else { return true };
     // SAFETY: a typed kernel pointer; both pointers are checked.
     let inside = unsafe {
         if peer.is_null() {
             false
         } else {
             let cgroup: *const u8 = kernel::field(peer, &SOCK_CGROUP);
-            !cgroup.is_null() && tag::slot_of(kernel::cgroup_id(cgroup)) == Some(slot)
+            !cgroup.is_null() && tag::scope_of(kernel::cgroup_id(cgroup)) == Some(held.scope)
         }
     };
     let decision = Decision::new(if inside { reason::INSIDE } else { reason::OUTSIDE });
-    let actor = Actor { cgroup_id, slot, ppid: emit::ppid() };
+    let actor = Actor { held, ppid: emit::ppid() };
     let socket = Socket { family: AF_UNIX, kind: sock_type, protocol: 0 };
     socket::conclude(&actor, kind::UNIX, hook, socket, None, &decision)
 }

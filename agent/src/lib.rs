@@ -6,9 +6,9 @@
 
 pub mod audit;
 pub mod cli;
+pub mod daemon;
 #[cfg(any(test, feature = "invariant"))]
 pub mod invariant;
-pub mod daemon;
 pub mod kernel;
 pub mod policy;
 pub mod scope;

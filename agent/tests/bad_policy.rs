@@ -35,6 +35,17 @@ const BAD: &[(&str, &str, &str)] = &[
     ("missing_file", "version = 1\nextends = [\"./gone.toml\"]\n", "p.toml:2"),
     ("cycle", "version = 1\nextends = [\"p.toml\"]\n", "p.toml:2"),
     ("unreachable", "version = 1\n[files]\nread = [\"/srv/a\"]\ndeny = [\"/srv/**\"]\n", "p.toml:3"),
+    ("unknown_scope_key", "version = 1\n[scope]\nunit = [\"web.service\"]\n", "p.toml:3"),
+    ("empty_scope", "version = 1\n[scope]\nstart = \"at-once\"\n", "p.toml:2"),
+    ("empty_list", "version = 1\n[scope]\nunits = []\n", "p.toml:3"),
+    ("no_suffix", "version = 1\n[scope]\nunits = [\"web\"]\n", "p.toml:3"),
+    ("escaped_unit", "version = 1\n[scope]\nunits = [\"dev\\x2dtool.service\"]\n", "p.toml:3"),
+    ("own_slice", "version = 1\n[scope]\ncgroups = [\"/*.slice\"]\n", "p.toml:3"),
+    (
+        "podman_label",
+        "version = 1\n[scope]\ncontainers = [{ runtime = \"podman\", label = \"ci\" }]\n",
+        "p.toml:3",
+    ),
     (
         "several",
         "version = 1\n[network]\nallow = [\"x/\", \"1.2.3.4:0\"]\n[files]\nread = [\"\"]\n",

@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, path::Path};
 
 use stockade::policy::{
     check::{Overlay, check},
-    compile::{compile, dump, path_bits},
+    compile::{compile, path_bits},
+    dump::dump,
     extend,
     follow::follow,
     mounts::MountTable,

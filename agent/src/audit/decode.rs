@@ -111,15 +111,15 @@ pub fn decode(mut bytes: Bytes) -> Result<Record, DecodeError> {
         reason: bytes.try_get_u16_ne()?,
         verdict: bytes.try_get_u8()?,
         hook: bytes.try_get_u8()?,
-        pad: bytes.try_get_u32_ne()?,
+        scope: bytes.try_get_u32_ne()?,
         comm: array(bytes)?,
     };
     if header.version != EVENT_VERSION {
         return Err(DecodeError::Version(header.version));
     }
     let body = match header.kind {
-        kind::OPEN | kind::CHANGE => Body::File(file(bytes)?),
-        kind::EXEC => {
+        kind::OPEN | kind::CHANGE | kind::CGROUP => Body::File(file(bytes)?),
+        kind::EXEC | kind::STARTED => {
             let file = file(bytes)?;
             let (length, full_len) = (bytes.try_get_u32_ne()?, bytes.try_get_u32_ne()?);
             Body::Exec { file, argv: part(bytes, length)?, full_len }

@@ -10,8 +10,8 @@ use crate::policy::checked::{CheckedPolicy, Mode, NetRule, PathRule};
 /// `sha256:` and 64 hexadecimal digits.
 #[must_use]
 pub fn digest(policy: &CheckedPolicy) -> String {
-    // Names and rule ids play no part.
-    let CheckedPolicy { name: _, mode, paths, destinations, rules: _, places: _ } = policy;
+    // Names, rule ids and who is held to it play no part.
+    let CheckedPolicy { name: _, mode, paths, destinations, rules: _, places: _, scope: _ } = policy;
     let mut lines: Vec<String> = paths.iter().map(path).chain(destinations.iter().map(destination)).collect();
     lines.sort();
     lines.dedup();

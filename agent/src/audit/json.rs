@@ -44,6 +44,8 @@ pub struct Context {
     pub boot_id: String,
     /// Wall-clock time of boot.
     pub boot_time: SystemTime,
+    /// The daemon's scope.
+    pub scope: Option<String>,
 }
 
 impl Default for Context {
@@ -54,6 +56,7 @@ impl Default for Context {
             mounts: MountTable::default(),
             boot_id: String::new(),
             boot_time: UNIX_EPOCH,
+            scope: None,
         }
     }
 }
@@ -74,6 +77,9 @@ impl Context {
         out.insert("time".into(), json!(humantime::format_rfc3339_nanos(time).to_string()));
         out.insert("boot_ns".into(), json!(boot_ns));
         out.insert("boot_id".into(), json!(self.boot_id));
+        if let Some(scope) = &self.scope {
+            out.insert("scope".into(), json!(scope));
+        }
         let PolicyId { name, digest, mode } = &self.policy;
         out.insert("policy".into(), json!({ "name": name, "digest": digest, "mode": mode }));
         out
@@ -89,7 +95,7 @@ pub fn event(record: &Record, actor: &Descent, context: &Context) -> Value {
     match header.kind {
         // These tell of what has happened; nothing was decided.
         kind::FORK | kind::EXIT => {}
-        kind::EXEC => {
+        kind::EXEC | kind::STARTED => {
             put("verdict", json!(terms::verdict_name(header.verdict)));
         }
         _ => {

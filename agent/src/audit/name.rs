@@ -22,6 +22,20 @@ pub fn escape(bytes: &[u8]) -> String {
     out
 }
 
+/// Text that may hold escaped names already, made fit for a terminal: backslashes stay as they are.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        if is_unprintable(character) {
+            push_bytes(&mut out, character.encode_utf8(&mut [0; 4]).as_bytes());
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
 /// The bytes that [`escape`] was given; `None` if it cannot have written this text.
 #[must_use]
 pub fn unescape(text: &str) -> Option<Vec<u8>> {
@@ -73,6 +87,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_is_escaped_already_is_not_escaped_again() {
+        assert_eq!(printable("/a\\x0a\u{1b}\n"), "/a\\x0a\\x1b\\x0a");
+    }
 
     #[test]
     fn only_what_must_be_is_escaped() {

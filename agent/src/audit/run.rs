@@ -3,7 +3,7 @@
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::PathBuf};
 
 use serde_json::{Value, json};
-use stockade_common::counter::{COUNTERS, Counter};
+use stockade_common::counter::{self, COUNTERS, Counter};
 
 use super::{json::Context, name::escape, origin::Origin};
 
@@ -125,11 +125,10 @@ pub fn end(
     out.insert("exit".into(), super::json::wait_status(status));
     out.insert("exit_code".into(), json!(exit_code));
     let named = |counters: &[u64; COUNTERS]| {
+        let sums = [("denied", counter::denied(counters)), ("allowed", counter::allowed(counters))];
+        let each = COUNTER_NAMES.iter().map(|(counter, name)| (*name, counters[*counter as usize]));
         Value::Object(
-            COUNTER_NAMES
-                .iter()
-                .map(|(counter, name)| ((*name).to_owned(), json!(counters[*counter as usize])))
-                .collect(),
+            sums.into_iter().chain(each).map(|(name, count)| (name.to_owned(), json!(count))).collect(),
         )
     };
     out.insert("counters".into(), counters.map_or(Value::Null, named));
@@ -139,8 +138,11 @@ pub fn end(
 
 /// The counters of decisions. The losses stand apart.
 const COUNTER_NAMES: [(Counter, &str); COUNTERS - 2] = [
-    (Counter::Denied, "denied"),
-    (Counter::Allowed, "allowed"),
+    (Counter::FileDenied, "file_denied"),
+    (Counter::FileAllowed, "file_allowed"),
+    (Counter::NetDenied, "net_denied"),
+    (Counter::NetAllowed, "net_allowed"),
+    (Counter::ProcessDenied, "process_denied"),
     (Counter::PathTooLong, "path_too_long"),
     (Counter::NoBuffer, "no_buffer"),
     (Counter::NoName, "no_name"),

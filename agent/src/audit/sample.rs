@@ -25,7 +25,7 @@ pub fn header(kind: u16) -> EventHeader {
         reason: reason::NO_RULE,
         verdict: verdict::DENIED,
         hook: hook::FILE_OPEN,
-        pad: 0,
+        scope: 1,
         comm: *b"sh\\\xff\0\0\0\0\0\0\0\0\0\0\0\0",
     }
 }

@@ -11,7 +11,8 @@ use stockade_common::{
 #[must_use]
 pub fn kind_name(event: u16) -> &'static str {
     match event {
-        kind::EXEC => "exec",
+        kind::EXEC | kind::STARTED => "exec",
+        kind::CGROUP => "cgroup",
         kind::FORK => "fork",
         kind::EXIT => "exit",
         kind::PTRACE => "ptrace",

@@ -2,7 +2,7 @@
 
 use std::{io, path::Path};
 
-use stockade_common::tag::SLOT_ENFORCE;
+use stockade_common::limits::MAX_SCOPES;
 
 use super::{
     guarantee::{GUARANTEES, Guarantee, Hooks, Proof},
@@ -10,14 +10,14 @@ use super::{
     remedy,
 };
 use crate::{
-    kernel::{Enforcer, KernelError, LoadOptions, Slot},
+    kernel::{Enforcer, Entry, KernelError, LoadOptions, Scope},
     scope::cgroup::OwnCgroup,
 };
 
 /// Where each run pins its links, in a directory named after its cgroup.
 pub const PINS: &str = "/sys/fs/bpf/stockade";
-/// Slot of the probe: it never gets a rule.
-const PROBE_SLOT: Slot = Slot(2);
+/// Scope of the probe: it is never held to a policy, so nothing is allowed in it.
+const PROBE: Scope = Scope(MAX_SCOPES - 1);
 
 /// A guarantee and what was found out about it.
 pub type Finding = (&'static Guarantee, Proof);
@@ -36,7 +36,6 @@ pub fn enforce(options: &LoadOptions, attach_to: &OwnCgroup) -> Result<(Enforcer
     enforcer.attach_tracking().map_err(said)?;
     let directory = attach_to.directory().map_err(|error| error.to_string())?;
     enforcer.attach_cgroup(&directory).map_err(said)?;
-    enforcer.configure(PROBE_SLOT, SLOT_ENFORCE).map_err(said)?;
     let findings = prove(&mut enforcer, attach_to, options.network_only)?;
     Ok((enforcer, findings))
 }
@@ -56,13 +55,13 @@ fn prove(enforcer: &mut Enforcer, attach_to: &OwnCgroup, network_only: bool) -> 
     let nested: OwnCgroup;
     let mut probe = Probe::start().map_err(untried)?;
     let outside = probe.attempt().map_err(untried)?;
-    enforcer.tag(below.id().map_err(untried)?, PROBE_SLOT).map_err(untried)?;
+    enforcer.tag(below.id().map_err(untried)?, PROBE, Entry::AtOnce).map_err(untried)?;
     let by_cgroup = probe.attempt_in(&below).map_err(untried)?;
     let by_lsm = match &beside {
         None => None,
         Some(beside) => {
             enforcer.attach_lsm().map_err(|error| remedy::explain(&error))?;
-            enforcer.tag(beside.id().map_err(untried)?, PROBE_SLOT).map_err(untried)?;
+            enforcer.tag(beside.id().map_err(untried)?, PROBE, Entry::AtOnce).map_err(untried)?;
             nested = beside.child("nested").map_err(untried)?;
             Some(probe.attempt_in(&nested).map_err(untried)?)
         }
@@ -96,7 +95,7 @@ pub fn is_root() -> bool {
 /// What could not be pinned, or what went through.
 pub fn outlives(mut enforcer: Enforcer, cgroup: &OwnCgroup, pins: &Path) -> Result<(), String> {
     let inside = cgroup.child("survivor").map_err(untried)?;
-    enforcer.tag(inside.id().map_err(untried)?, PROBE_SLOT).map_err(untried)?;
+    enforcer.tag(inside.id().map_err(untried)?, PROBE, Entry::AtOnce).map_err(untried)?;
     let pinned = enforcer.pin(pins).map_err(|error| remedy::explain(&error))?;
     drop(enforcer);
     let answers: io::Result<_> = Probe::start().and_then(|mut probe| {

@@ -1,14 +1,21 @@
 //! The command line: one file a verb.
 
+pub mod apply;
 pub mod attempt;
+pub mod daemon;
+pub mod detach;
 pub mod doctor;
+pub mod events;
 pub mod exit;
 pub mod guarantee;
 pub mod host;
+pub mod live;
 pub mod policy;
 pub mod probe;
 pub mod remedy;
 pub mod run;
+pub mod status;
+pub mod tag;
 
 use clap::{Parser, Subcommand};
 
@@ -29,6 +36,16 @@ enum Verb {
     /// Check and compile policy files.
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
+    /// Say what the daemon enforces, on what, and with what counts.
+    Status(status::Args),
+    /// Show what happened in the daemon's scopes.
+    Events(events::Args),
+    /// Hold a cgroup, a unit or a process's cgroup to a policy.
+    Tag(tag::TagArgs),
+    /// Let go what was tagged by hand.
+    Untag(tag::UntagArgs),
+    /// Let go of everything.
+    Detach(detach::Args),
     #[command(name = "__probe", hide = true)]
     Probe(attempt::Place),
 }
@@ -40,6 +57,11 @@ pub fn main() -> u8 {
         Verb::Run(args) => run::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Policy(verb) => policy::run(&verb),
+        Verb::Status(args) => status::run(&args),
+        Verb::Events(args) => events::run(&args),
+        Verb::Tag(args) => tag::tag(&args),
+        Verb::Untag(args) => tag::untag(&args),
+        Verb::Detach(args) => detach::run(&args, None),
         Verb::Probe(place) => probe::child(&place),
     }
 }

@@ -9,13 +9,13 @@ use std::{
 
 use clap::{Args, Subcommand};
 
-use super::exit;
+use super::{apply, exit, live};
 use crate::policy::{
     check::{self, Overlay},
     checked::CheckedPolicy,
     compile,
     diagnostic::Diagnostics,
-    extend, follow,
+    dump, extend, follow,
     mounts::MountTable,
     parse,
 };
@@ -39,6 +39,14 @@ pub enum PolicyVerb {
     },
     /// Print the JSON Schema of the policy language.
     Schema,
+    /// Have the daemon read its policies again.
+    Reload(live::Reload),
+    /// Give policy files to the daemon: all of them take effect, or none.
+    Apply(apply::Args),
+    /// Switch a scope between enforcing and auditing, until the next reload.
+    Mode(live::Mode),
+    /// Show what a comparison begun with `apply --shadow` has found.
+    Shadow(live::Shadow),
 }
 
 /// A policy file and its variables.
@@ -67,6 +75,10 @@ pub fn run(verb: &PolicyVerb) -> u8 {
         PolicyVerb::Schema => serde_json::to_string_pretty(&parse::schema())
             .map_err(|error| error.to_string())
             .map(|text| println!("{text}")),
+        PolicyVerb::Reload(args) => return live::reload(args),
+        PolicyVerb::Apply(args) => return apply::run(args),
+        PolicyVerb::Mode(args) => return live::mode(args),
+        PolicyVerb::Shadow(args) => return live::shadow(args),
     };
     match result {
         Ok(()) => 0,
@@ -124,7 +136,7 @@ fn compiled(input: &Input, dump: bool, mounts: Option<&PathBuf>) -> Result<(), S
     }
     let (image, stats) = compile::compile(&policy, &table).map_err(|error| error.to_string())?;
     if dump {
-        print!("{}", compile::dump(&image));
+        print!("{}", dump::dump(&image));
     }
     println!(
         "{} patterns, {} table entries, {} outcomes, {} prefixes",

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -116,7 +117,7 @@ pub enum Target {
 }
 
 /// What is enforced.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Version of the daemon.
     pub version: String,
@@ -143,7 +144,7 @@ pub struct Status {
 }
 
 /// Reloads since the daemon started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reloads {
     /// That took effect.
     pub applied: u64,
@@ -152,7 +153,7 @@ pub struct Reloads {
 }
 
 /// How full a table is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MapFill {
     /// Its name.
     pub name: String,
@@ -163,7 +164,7 @@ pub struct MapFill {
 }
 
 /// A kernel program.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ProgramStatus {
     /// Its name.
     pub name: String,
@@ -174,7 +175,7 @@ pub struct ProgramStatus {
 }
 
 /// Where a scope comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScopeKind {
     /// A file in `policies.d`.
@@ -184,7 +185,7 @@ pub enum ScopeKind {
 }
 
 /// One scope: a policy and what is held to it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ScopeStatus {
     /// Its name: the policy's, or the run's.
     pub name: String,
@@ -211,7 +212,7 @@ pub struct ScopeStatus {
 }
 
 /// A tagged cgroup.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CgroupStatus {
     /// From the root of the v2 hierarchy.
     pub path: PathBuf,
@@ -228,7 +229,7 @@ pub struct CgroupStatus {
 }
 
 /// Decisions by plane and verdict. In audit mode `denied` are those that would have been.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Decisions {
     /// File operations.
     pub file: Verdicts,
@@ -239,7 +240,7 @@ pub struct Decisions {
 }
 
 /// Allowed and denied.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Verdicts {
     /// Went on.
     pub allowed: u64,
@@ -248,7 +249,7 @@ pub struct Verdicts {
 }
 
 /// Events that are missing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Lost {
     /// Denials that did not fit the ring.
     pub denied: u64,
@@ -274,7 +275,7 @@ pub struct Reloaded {
 }
 
 /// What a comparison has found.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ShadowReport {
     /// Decisions compared.
     pub compared: u64,
@@ -287,7 +288,7 @@ pub struct ShadowReport {
 }
 
 /// A decision the two policies differ on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Difference {
     /// `open`, `connect`, ...
     pub kind: String,

@@ -7,4 +7,10 @@
 //!
 //! The core is one thread that owns the enforcer; whatever is asked of it comes as a [`command::Command`].
 
+pub mod api;
+pub mod client;
 pub mod command;
+pub mod config;
+pub mod hub;
+pub mod metrics;
+pub mod notify;

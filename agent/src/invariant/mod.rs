@@ -7,6 +7,8 @@ pub mod mountinfo;
 pub mod policy;
 mod reference;
 pub mod rules;
+pub mod scope;
+pub mod sockets;
 
 #[cfg(test)]
 mod tests {
@@ -40,6 +42,16 @@ mod tests {
     #[test]
     fn event_seeds() {
         replay("event", super::event::check);
+    }
+
+    #[test]
+    fn scope_seeds() {
+        replay("scope", super::scope::check);
+    }
+
+    #[test]
+    fn sockets_seeds() {
+        replay("sockets", super::sockets::check);
     }
 
     #[test]

@@ -1,38 +1,41 @@
 //! The kernel side seen from userspace: BTF offsets, load, attach, apply, tag.
 //!
 //! [`Enforcer`] owns the loaded programs. Nothing here knows about policies: it copies a [`crate::policy::image`] into
-//! maps and says which cgroup is held to which slot.
+//! the maps of a slot, says which slot a scope is held to, and which cgroups belong to the scope.
 
+mod attach;
 pub mod btf;
 mod debug_log;
+mod error;
+mod hold;
 mod links;
 mod object;
+mod pins;
+mod policy_maps;
 mod rename_lock;
-mod tables;
+mod scopes;
+mod sys;
 
 use std::{
-    fs::{self, File},
-    path::Path,
+    fs,
+    os::fd::{AsFd as _, OwnedFd},
     sync::{Mutex, PoisonError},
     thread,
 };
 
 use aya::{
     Btf, Ebpf, EbpfLoader,
-    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
-    programs::{BtfTracePoint, CgroupSock, CgroupSockAddr, Lsm, Program, ProgramError},
+    maps::{Map, MapData, RingBuf},
+    programs::Program,
 };
-use stockade_common::{
-    counter::COUNTERS,
-    tag::{SLOT_ENFORCE, SlotConfig, Tag, filter_bucket},
-};
-
 pub use debug_log::KernelLog;
+pub use error::KernelError;
+pub use hold::{Entry, ScopeLabel};
 pub use links::{PinnedDirectory, remove_stale_pins};
 pub use object::find_debug as find_debug_object;
+pub use pins::{Build, Found, Pins};
 
 use self::links::Link;
-use crate::policy::image::MapImage;
 
 /// Where the kernel shows its own BTF.
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -68,98 +71,57 @@ pub const LSM_HOOKS: [&str; 23] = [
 const LATER_HOOKS: [&str; 3] = ["inode_set_acl", "inode_remove_acl", "file_ioctl_compat"];
 /// Tracepoint programs that keep tags true.
 const TAG_TRACEPOINTS: [&str; 2] = ["cgroup_mkdir", "cgroup_rmdir"];
+/// Programs on kernel functions: who enters a tagged cgroup.
+const FUNCTIONS: [&str; 1] = ["cgroup_attach_task"];
 /// Tracepoint programs for the audit.
 const AUDIT_TRACEPOINTS: [&str; 3] = ["sched_process_exec", "sched_process_fork", "sched_process_exit"];
 /// Cgroup programs with their `enum bpf_attach_type`.
 const CGROUP_PROGRAMS: [(&str, u32); 5] =
     [("connect4", 10), ("connect6", 11), ("sendmsg4", 14), ("sendmsg6", 15), ("sock_create", 2)];
 
-/// What went wrong, with the step and the object.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {
-    /// The binary carries no eBPF object.
-    #[error("no eBPF object: {0}")]
-    NoObject(String),
-    /// No BTF, or a field is missing.
-    #[error("cannot read {VMLINUX_BTF}: {0} (the kernel needs CONFIG_DEBUG_INFO_BTF)")]
-    NoBtf(std::io::Error),
-    /// A kernel struct is not as expected.
-    #[error("kernel layout: {0}")]
-    Layout(#[from] btf::BtfError),
-    /// aya could not read the object or make its maps.
-    #[error("loading the eBPF object: {0}")]
-    Load(#[from] aya::EbpfError),
-    /// A program was refused.
-    #[error("{step} program {program}: {source}")]
-    Program {
-        /// "loading" or "attaching".
-        step: &'static str,
-        /// Which.
-        program: String,
-        /// The kernel's answer; the verifier's log is in it.
-        source: ProgramError,
-    },
-    /// A map operation failed.
-    #[error("map {map}: {source}")]
-    Map {
-        /// Which.
-        map: &'static str,
-        /// The kernel's answer.
-        source: aya::maps::MapError,
-    },
-    /// A system call failed.
-    #[error("{step} {object}: {source}")]
-    System {
-        /// What was being done.
-        step: &'static str,
-        /// To what.
-        object: String,
-        /// The kernel's answer.
-        source: std::io::Error,
-    },
-    /// The object lacks something the agent expects.
-    #[error("the eBPF object has no {0}: agent and object are of different builds")]
-    Mismatch(&'static str),
-    /// The policy does not fit.
-    #[error("the policy needs {need} {what}, the tables hold {have}")]
-    TooBig {
-        /// Of what.
-        what: &'static str,
-        /// How many.
-        need: usize,
-        /// Room.
-        have: usize,
-    },
-}
+/// All maps, as the object names them, but for its constants.
+const MAPS: [&str; 19] = [
+    "TAG_FILTER",
+    "TAGS",
+    "INHERIT_LOST",
+    "STARTERS",
+    "HELD",
+    "STARTING_UNTIL",
+    "SCOPES",
+    "LABELS",
+    "FILESYSTEMS",
+    "NEXT",
+    "STATES",
+    "ACCEPTS",
+    "PREFIXES",
+    "PORTS",
+    "DIRECTORIES",
+    "COUNTERS",
+    "PATH_BUFFERS",
+    "EVENTS",
+    "ACTIVE",
+];
 
-impl KernelError {
-    /// Whether the kernel refused for lack of permission: BPF LSM disabled by configuration or lockdown, or no privilege.
-    #[must_use]
-    pub fn is_refused(&self) -> bool {
-        let Self::Program { source, .. } = self else { return false };
-        match source {
-            ProgramError::LoadError { io_error, .. } => io_error.raw_os_error() == Some(libc::EPERM),
-            ProgramError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::EPERM),
-            _ => false,
-        }
-    }
-}
-
-/// A policy slot; 0 is never given out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A policy slot: where one compiled policy is. 0 is never given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Slot(pub u32);
+
+/// A scope: cgroups that are held to the same policy, whatever it is at the moment. 0 is never given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Scope(pub u32);
 
 /// What to load.
 #[derive(Debug, Clone, Default)]
 pub struct LoadOptions {
     /// Only the cgroup programs and tags: for kernels where `bpf` is no active LSM.
     pub network_only: bool,
-    /// Room for the policy's `ACCEPTS` table.
-    pub max_accepts: u32,
-    /// Room for the policy's `PORTS` table.
-    pub max_ports: u32,
     /// An object whose programs write lines for [`Enforcer::kernel_log`].
     pub debug_log: bool,
+    /// Inode number of the mount namespace that policies are compiled for. What is started in another one is stopped until it
+    /// is [let go](Enforcer::release).
+    pub host_mounts: u32,
+    /// Use the maps that are pinned there, and pin those that are not. [`Pins::find`] must have found nothing foreign.
+    pub pins: Option<Pins>,
 }
 
 /// The loaded programs. Dropping it detaches what is not pinned.
@@ -169,6 +131,8 @@ pub struct Enforcer {
     btf: Btf,
     /// Those of [`LATER_HOOKS`] that this kernel has.
     later_hooks: Vec<&'static str>,
+    /// Which of all programs that use the same maps these are.
+    instance: u64,
     links: Vec<Link>,
 }
 
@@ -199,16 +163,25 @@ impl Enforcer {
         })?;
         loader.override_global("RENAME_LOCK", &lock, false);
         loader.override_global("TAG_KEY", &key, false);
-        loader.map_max_entries("ACCEPTS", options.max_accepts.max(1));
-        loader.map_max_entries("PORTS", options.max_ports.max(1));
-        let mut enforcer = Self { ebpf: loader.load(&object)?, btf, later_hooks, links: Vec::new() };
+        // Alone, all programs are the ones that report.
+        let instance = if options.pins.is_some() { key } else { 0 };
+        loader.override_global("INSTANCE", &instance, false);
+        loader.override_global("HOST_MOUNTS", &options.host_mounts, false);
+        if let Some(pins) = &options.pins {
+            pins.prepare()?;
+            for map in MAPS {
+                loader.map_pin_path(map, pins.maps().join(map));
+            }
+        }
+        let mut enforcer =
+            Self { ebpf: loader.load(&object)?, btf, later_hooks, instance, links: Vec::new() };
         enforcer.load_programs(options.network_only)?;
         Ok(enforcer)
     }
 
     /// Has the programs verified, which is most of the time a start takes: on as many CPUs as there are.
     fn load_programs(&mut self, network_only: bool) -> Result<(), KernelError> {
-        let Self { ebpf, btf, later_hooks, links: _ } = self;
+        let Self { ebpf, btf, later_hooks, .. } = self;
         let wanted = |name: &str, program: &Program| {
             let missing = LATER_HOOKS.contains(&name) && !later_hooks.contains(&name);
             !(missing || network_only && matches!(program, Program::Lsm(_)))
@@ -230,89 +203,6 @@ impl Enforcer {
             });
             others.fold(own, Result::and)
         })
-    }
-
-    /// Attaches the tracepoint programs: inheritance of tags, then the process audit.
-    ///
-    /// # Errors
-    /// The program that could not be attached.
-    pub fn attach_tracking(&mut self) -> Result<(), KernelError> {
-        for name in TAG_TRACEPOINTS.into_iter().chain(AUDIT_TRACEPOINTS) {
-            let failed =
-                |source| KernelError::Program { step: "attaching", program: name.to_owned(), source };
-            let program: &mut BtfTracePoint = program(&mut self.ebpf, name)?;
-            self.links.push(Link::traced(name, program.fd().map_err(failed)?)?);
-        }
-        Ok(())
-    }
-
-    /// Attaches the LSM programs. That says nothing yet: where `bpf` is not an active LSM this succeeds and no hook
-    /// ever runs, so the caller must prove them by an attempt.
-    ///
-    /// # Errors
-    /// The program that could not be attached.
-    pub fn attach_lsm(&mut self) -> Result<(), KernelError> {
-        for name in LSM_HOOKS.into_iter().chain(self.later_hooks.clone()) {
-            let failed =
-                |source| KernelError::Program { step: "attaching", program: name.to_owned(), source };
-            let program: &mut Lsm = program(&mut self.ebpf, name)?;
-            self.links.push(Link::traced(name, program.fd().map_err(failed)?)?);
-        }
-        Ok(())
-    }
-
-    /// Attaches the cgroup programs to a cgroup-v2 directory: they run for sockets made in it and below.
-    ///
-    /// # Errors
-    /// The program that could not be attached.
-    pub fn attach_cgroup(&mut self, cgroup: &File) -> Result<(), KernelError> {
-        for (name, attach_type) in CGROUP_PROGRAMS {
-            let failed =
-                |source| KernelError::Program { step: "attaching", program: name.to_owned(), source };
-            let fd = if name == "sock_create" {
-                program::<CgroupSock>(&mut self.ebpf, name)?.fd().map_err(failed)?
-            } else {
-                program::<CgroupSockAddr>(&mut self.ebpf, name)?.fd().map_err(failed)?
-            };
-            self.links.push(Link::cgroup(name, fd, cgroup, attach_type)?);
-        }
-        Ok(())
-    }
-
-    /// Copies a compiled policy into a slot, which must not be in use.
-    ///
-    /// # Errors
-    /// [`KernelError::TooBig`], or the map that refused.
-    pub fn apply(&mut self, slot: Slot, image: &MapImage) -> Result<(), KernelError> {
-        tables::apply(&mut self.ebpf, slot, image)
-    }
-
-    /// Sets a slot's `SLOT_*` flags, and raises its generation.
-    ///
-    /// # Errors
-    /// If the map refuses.
-    pub fn configure(&mut self, slot: Slot, flags: u32) -> Result<(), KernelError> {
-        let failed = |source| KernelError::Map { map: "SLOTS", source };
-        let mut slots: Array<_, SlotConfig> = map(&mut self.ebpf, "SLOTS")?;
-        let generation = slots.get(&slot.0, 0).map_err(failed)?.generation.wrapping_add(1);
-        slots.set(slot.0, SlotConfig { flags, generation }, 0).map_err(failed)?;
-        // Slot 0 is where what cannot be attributed ends up: it enforces.
-        slots.set(0, SlotConfig { flags: SLOT_ENFORCE, generation: 0 }, 0).map_err(failed)
-    }
-
-    /// Holds a cgroup to a slot. New children inherit it once [`Self::attach_tracking`] has run.
-    ///
-    /// # Errors
-    /// If the map is full.
-    pub fn tag(&mut self, cgroup_id: u64, slot: Slot) -> Result<(), KernelError> {
-        // The filter first: a tag the filter doesn't know of would not be found.
-        let mut filter: Array<_, u32> = map(&mut self.ebpf, "TAG_FILTER")?;
-        filter
-            .set(filter_bucket(cgroup_id), 1, 0)
-            .map_err(|source| KernelError::Map { map: "TAG_FILTER", source })?;
-        let mut tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
-        tags.insert(cgroup_id, Tag { slot: slot.0, flags: 0 }, 0)
-            .map_err(|source| KernelError::Map { map: "TAGS", source })
     }
 
     /// Of each program, how many instructions the verifier looked at (kernel 5.16).
@@ -340,36 +230,13 @@ impl Enforcer {
     pub fn kernel_log(&mut self) -> Result<KernelLog, KernelError> {
         KernelLog::open(&mut self.ebpf)
     }
-
-    /// The counters, summed over CPUs, indexed by [`stockade_common::counter::Counter`].
-    ///
-    /// # Errors
-    /// If the map cannot be read.
-    pub fn counters(&mut self) -> Result<[u64; COUNTERS], KernelError> {
-        let counters: PerCpuArray<_, u64> = map(&mut self.ebpf, "COUNTERS")?;
-        let mut sums = [0; COUNTERS];
-        for (index, sum) in (0u32..).zip(&mut sums) {
-            let values =
-                counters.get(&index, 0).map_err(|source| KernelError::Map { map: "COUNTERS", source })?;
-            *sum = values.iter().sum();
-        }
-        Ok(sums)
-    }
-
-    /// Pins every link into a new directory on a bpffs, so that the end of this process, however it comes, changes
-    /// nothing. The returned guard removes the pins.
-    ///
-    /// # Errors
-    /// If the directory cannot be made or is not on a bpffs.
-    pub fn pin(&mut self, directory: &Path) -> Result<PinnedDirectory, KernelError> {
-        PinnedDirectory::create(directory, &self.links)
-    }
 }
 
 fn load_program(name: &str, program: &mut Program, btf: &Btf) -> Result<(), KernelError> {
     let result = match program {
         Program::Lsm(program) => program.load(name, btf),
         Program::BtfTracePoint(program) => program.load(name, btf),
+        Program::FEntry(program) => program.load(name, btf),
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
         _ => return Err(KernelError::Mismatch("program of a kind that is known")),
@@ -384,9 +251,24 @@ where
     ebpf.program_mut(name).and_then(|program| program.try_into().ok()).ok_or(KernelError::Mismatch(name))
 }
 
+/// A descriptor of a map of its own.
+fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
+    let failed = |source| KernelError::System { step: "opening", object: format!("map {name}"), source };
+    match ebpf.map(name) {
+        Some(
+            Map::Array(data)
+            | Map::ArrayOfMaps(data)
+            | Map::HashMap(data)
+            | Map::PerCpuArray(data)
+            | Map::RingBuf(data),
+        ) => data.fd().as_fd().try_clone_to_owned().map_err(failed),
+        _ => Err(KernelError::Mismatch(name)),
+    }
+}
+
 fn map<'e, M>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<M, KernelError>
 where
-    M: TryFrom<&'e mut aya::maps::Map, Error = aya::maps::MapError>,
+    M: TryFrom<&'e mut Map, Error = aya::maps::MapError>,
 {
     ebpf.map_mut(name)
         .ok_or(KernelError::Mismatch(name))?

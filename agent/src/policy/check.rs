@@ -16,6 +16,7 @@ use super::{
     parse::{Document, Policy, Source},
     reach,
     rule::{self, Refusal},
+    scope,
     suggest::closest,
 };
 
@@ -55,6 +56,8 @@ pub struct Overlay {
     pub home: Option<PathBuf>,
     /// `${user}`.
     pub user: Option<String>,
+    /// The policy is one of the host's: there is no user, and no flag could give a variable its value.
+    pub for_host: bool,
 }
 
 struct Checker<'a> {
@@ -64,22 +67,32 @@ struct Checker<'a> {
 }
 
 /// Checks every rule of the documents, of which the last is the one that was asked for: it alone gives the policy its
-/// name and mode. The profile `base` is always part of the result.
+/// name, mode and scope. The profile `base` is always part of the result.
 ///
 /// # Errors
 /// Every rule that is refused, with its place and a suggestion.
 pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy, Diagnostics> {
     let mut checker = Checker { overlay, policy: CheckedPolicy::default(), problems: Vec::new() };
     let base = Document::new(Source { name: "profile base".into(), text: BASE.into() })?;
+    checker.extended(&base);
     checker.file(&base, Author::Profile);
     for (number, document) in documents.iter().enumerate() {
         checker.extends(document);
+        if number + 1 < documents.len() {
+            checker.extended(document);
+        }
         checker.file(document, Author::File(number));
     }
     checker.policy.name = "command line".into();
     if let Some(Document { source, policy }) = documents.last() {
         checker.policy.name = policy.name.clone().unwrap_or_else(|| source.name.clone());
         checker.policy.mode = policy.mode.unwrap_or_default();
+        if let Some(table) = &policy.scope {
+            match scope::check(table, source) {
+                Ok(scope) => checker.policy.scope = Some(scope),
+                Err(problems) => checker.problems.extend(problems.0),
+            }
+        }
     }
     checker.command_line();
     if let Some(mode) = overlay.mode {
@@ -108,8 +121,21 @@ impl Checker<'_> {
         }
     }
 
+    /// A file that another one extends says what is allowed, not to whom.
+    fn extended(&mut self, Document { source, policy }: &Document) {
+        if let Some(table) = &policy.scope {
+            let refusal = Refusal {
+                message: "a file that others extend has no scope".into(),
+                help: Some(
+                    "move `[scope]` into the file that extends this one: scopes are not merged".into(),
+                ),
+            };
+            self.problems.push(refusal.at(source, Some(table.span())));
+        }
+    }
+
     fn file(&mut self, Document { source, policy }: &Document, author: Author) {
-        let Policy { version: _, name: _, mode: _, extends: _, network, files } = policy;
+        let Policy { version: _, name: _, mode: _, extends: _, network, files, scope: _ } = policy;
         for (list, rules, deny) in
             [("network.allow", &network.allow, false), ("network.deny", &network.deny, true)]
         {
@@ -237,6 +263,10 @@ impl Checker<'_> {
             }
         };
         match value {
+            None if self.overlay.for_host => refuse(
+                format!("${{{name}}} has no value here"),
+                "write the path: policies of the host have no variables, since nobody runs them",
+            ),
             None => refuse(format!("${{{name}}} has no value here"), missing),
             Some(Some(value)) if !value.contains(['*', '?', '{', '}', '[', ']', '\\', '\0']) => {
                 Ok(value.to_owned())

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use ipnet::IpNet;
 
-use super::{diagnostic::Diagnostic, image::RuleInfo, parse::Source, rule::Refusal};
+use super::{diagnostic::Diagnostic, image::RuleInfo, parse::Source, rule::Refusal, scope::Scope};
 
 /// Whether denials are enforced.
 #[derive(
@@ -89,6 +89,8 @@ pub struct CheckedPolicy {
     pub rules: Vec<RuleInfo>,
     /// Where it stands, indexed by rule id.
     pub places: Vec<Place>,
+    /// What the daemon holds to it.
+    pub scope: Option<Scope>,
 }
 
 impl CheckedPolicy {

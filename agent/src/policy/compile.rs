@@ -2,11 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use stockade_common::{
-    file::{
-        ACCESS_MOVE, ACCESS_READ, Accept, DEAD, FS_PROC, FS_REMEMBER, FS_STRICT_RENAME, FsEntry, STATE_MASK,
-    },
-    net::PORT_ALLOW,
+use stockade_common::file::{
+    ACCESS_MOVE, ACCESS_READ, Accept, DEAD, FS_PROC, FS_REMEMBER, FS_STRICT_RENAME, FsEntry, STATE_MASK,
 };
 
 use super::{
@@ -54,11 +51,20 @@ pub enum CompileError {
 /// subvolumes and snapshots repeat numbers and generations; not those that count generations or have none.
 const LOCAL: [&str; 6] = ["ext3", "ext4", "xfs", "f2fs", "tmpfs", "devtmpfs"];
 
+/// What is said about a filesystem.
 #[derive(Default)]
-struct Filesystem {
-    anchored: Vec<Pattern>,
-    floating: Vec<Pattern>,
+pub(super) struct Filesystem {
+    /// Begin with a literal component.
+    pub anchored: Vec<Pattern>,
+    /// Begin with `**`.
+    pub floating: Vec<Pattern>,
     flags: u32,
+}
+
+impl Filesystem {
+    fn len(&self) -> usize {
+        self.anchored.len() + self.floating.len()
+    }
 }
 
 /// Compiles a policy for what the mount table shows.
@@ -69,19 +75,35 @@ pub fn compile(
     policy: &CheckedPolicy,
     mounts: &MountTable,
 ) -> Result<(MapImage, CompileStats), CompileError> {
-    let mut filesystems = translate(policy, mounts);
+    let filesystems = translate(&policy.paths, mounts);
+    let mut stats =
+        CompileStats { patterns: filesystems.values().map(Filesystem::len).sum(), ..Default::default() };
+    let failed = |source| CompileError::Paths { source, longest: longest(policy) };
+    let mut image = build(filesystems).map_err(failed)?;
+    image.rules.clone_from(&policy.rules);
+    (image.prefixes, image.ports) = ports::compile(&policy.destinations).map_err(|error| {
+        let help = Some("write ranges of ports instead of single ones".to_owned());
+        let refusal = Refusal { message: error.to_string(), help };
+        CompileError::Ports(Diagnostics(vec![policy.diagnostic(error.rule(), refusal)]))
+    })?;
+    stats.table_entries = image.next.len();
+    stats.accepts = image.accepts.len();
+    stats.prefixes = image.prefixes.len();
+    Ok((image, stats))
+}
+
+/// Determinises the patterns of all filesystems into one set of tables.
+pub(super) fn build(filesystems: BTreeMap<u32, Filesystem>) -> Result<MapImage, AutomatonError> {
     let mut tables = Tables::default();
-    let mut image = MapImage { rules: policy.rules.clone(), ..MapImage::default() };
-    let mut stats = CompileStats::default();
-    for (dev, filesystem) in &mut filesystems {
-        let mut add = |patterns: &mut Vec<Pattern>| {
+    let mut image = MapImage::default();
+    for (dev, filesystem) in filesystems {
+        let mut add = |mut patterns: Vec<Pattern>| {
             patterns.sort();
             patterns.dedup();
-            stats.patterns += patterns.len();
-            tables.add(patterns).map_err(|source| CompileError::Paths { source, longest: longest(policy) })
+            tables.add(&patterns)
         };
-        let anchored = add(&mut filesystem.anchored)?;
-        let floating = add(&mut filesystem.floating)?;
+        let anchored = add(filesystem.anchored)?;
+        let floating = add(filesystem.floating)?;
         let mut entry = FsEntry {
             anchored,
             floating,
@@ -94,18 +116,10 @@ pub fn compile(
             entry.anchored_self = tables.run(anchored, b"/self");
             entry.floating_self = tables.run(floating, b"/self");
         }
-        image.filesystems.push((*dev, entry));
+        image.filesystems.push((dev, entry));
     }
     (image.next, image.states, image.accepts) = (tables.next, tables.states, tables.accepts);
-    (image.prefixes, image.ports) = ports::compile(&policy.destinations).map_err(|error| {
-        let help = Some("write ranges of ports instead of single ones".to_owned());
-        let refusal = Refusal { message: error.to_string(), help };
-        CompileError::Ports(Diagnostics(vec![policy.diagnostic(error.rule(), refusal)]))
-    })?;
-    stats.table_entries = image.next.len();
-    stats.accepts = image.accepts.len();
-    stats.prefixes = image.prefixes.len();
-    Ok((image, stats))
+    Ok(image)
 }
 
 fn longest(policy: &CheckedPolicy) -> String {
@@ -118,13 +132,13 @@ fn names(path: &[u8]) -> Vec<&[u8]> {
 }
 
 /// All rules as patterns inside each filesystem they reach.
-fn translate(policy: &CheckedPolicy, mounts: &MountTable) -> BTreeMap<u32, Filesystem> {
+pub(super) fn translate(paths: &[PathRule], mounts: &MountTable) -> BTreeMap<u32, Filesystem> {
     let mut filesystems: BTreeMap<u32, Filesystem> = BTreeMap::new();
     for mount in &mounts.mounts {
         // Names, not globs, and any bytes: a mount that was left out would lose the denials written through it, while
         // another mount of the same filesystem keeps its allows.
         let (root, point) = (names(&mount.root), names(&mount.point));
-        for rule in &policy.paths {
+        for rule in paths {
             if rule.deny && !root.is_empty() && !remainders(&parts(&rule.pattern), &point).is_empty() {
                 // Directories above the mount's root are on the way to what is denied, too.
                 let anchored = &mut filesystems.entry(mount.dev).or_default().anchored;
@@ -186,66 +200,19 @@ fn has_inner_any(pattern: &[Part]) -> bool {
 /// What an image says about a path inside a filesystem: (allowed bits, denied bits). As the kernel programs decide it.
 #[must_use]
 pub fn path_bits(image: &MapImage, dev: u32, path: &[u8]) -> Option<(u32, u32)> {
+    let (anchored, floating) = accepts(image, dev, path)?;
+    Some((anchored.allow | floating.allow, anchored.deny | floating.deny))
+}
+
+/// What both automata say about a path inside a filesystem.
+pub(super) fn accepts(image: &MapImage, dev: u32, path: &[u8]) -> Option<(Accept, Accept)> {
     let entry = image.filesystems.iter().find(|(candidate, _)| *candidate == dev)?.1;
     let accept = |start| -> Accept {
         let state = automaton::run(&image.next, &image.states, start, path);
         let index = (image.states[(state & STATE_MASK) as usize] >> 32) as usize;
         image.accepts[index]
     };
-    let (anchored, floating) = (accept(entry.anchored), accept(entry.floating));
-    Some((anchored.allow | floating.allow, anchored.deny | floating.deny))
-}
-
-/// A stable text form, for people and snapshots.
-#[must_use]
-pub fn dump(image: &MapImage) -> String {
-    use std::fmt::Write as _;
-    let mut out = String::new();
-    for (index, rule) in image.rules.iter().enumerate() {
-        let _ = writeln!(out, "rule {index} {} {:?} ({})", rule.list, rule.text, rule.source);
-    }
-    for (dev, entry) in &image.filesystems {
-        let _ = writeln!(
-            out,
-            "filesystem {}:{} anchored {:#x} floating {:#x} self {:#x} {:#x} flags {}",
-            dev >> 20,
-            dev & 0xf_ffff,
-            entry.anchored,
-            entry.floating,
-            entry.anchored_self,
-            entry.floating_self,
-            entry.flags
-        );
-    }
-    for (index, accept) in image.accepts.iter().enumerate() {
-        let _ = writeln!(out, "accept {index} allow {:#x} deny {:#x}", accept.allow, accept.deny);
-    }
-    for (index, entry) in image.next.iter().enumerate().filter(|(_, entry)| **entry != 0) {
-        let _ = writeln!(out, "next {index} {:#x} -> {:#x}", entry >> 32, *entry as u32);
-    }
-    for (index, entry) in image.states.iter().enumerate().filter(|(_, entry)| **entry != u64::from(DEAD)) {
-        let _ = writeln!(out, "state {index} accept {} default {:#x}", entry >> 32, *entry as u32);
-    }
-    for (addr, length, run) in &image.prefixes {
-        let _ = writeln!(
-            out,
-            "prefix {}/{length} ports {}+{}",
-            std::net::Ipv6Addr::from(*addr),
-            run.first,
-            run.len
-        );
-    }
-    for (index, range) in image.ports.iter().enumerate() {
-        let verdict = if range.verdict == PORT_ALLOW { "allow" } else { "deny" };
-        let (low, high) = (range.low & 0xffff, range.high & 0xffff);
-        let _ = writeln!(
-            out,
-            "ports {index} {verdict} protocol {} {low}-{high} rule {}",
-            range.low >> 16,
-            range.rule
-        );
-    }
-    out
+    Some((accept(entry.anchored), accept(entry.floating)))
 }
 
 #[cfg(test)]

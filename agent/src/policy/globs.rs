@@ -52,7 +52,8 @@ pub fn name_matches(glob: &[u8], name: &[u8]) -> bool {
 }
 
 /// Whether one component's glob matches every name that another matches. May say no where the answer is yes.
-fn name_covers(outer: &[u8], inner: &[u8]) -> bool {
+#[must_use]
+pub fn name_covers(outer: &[u8], inner: &[u8]) -> bool {
     fits(
         outer,
         inner,

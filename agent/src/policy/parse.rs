@@ -10,7 +10,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{checked::Mode, diagnostic::Diagnostics, rule::Refusal, suggest::closest};
+use super::{checked::Mode, diagnostic::Diagnostics, rule::Refusal, scope::ScopeTable, suggest::closest};
 
 /// Longest policy file, in bytes.
 pub const MAX_BYTES: u64 = 1 << 20;
@@ -66,6 +66,9 @@ pub struct Policy {
     /// Default deny.
     #[serde(default)]
     pub files: Files,
+    /// What the daemon holds to this policy. `stockade run` has no use for it; a file that others extend has none.
+    #[schemars(with = "Option<ScopeTable>")]
+    pub scope: Option<Spanned<ScopeTable>>,
 }
 
 /// Rules `host-or-prefix[:ports][/proto]`.
@@ -103,16 +106,30 @@ pub struct Files {
 /// # Errors
 /// If it cannot be read, is no file, is longer than [`MAX_BYTES`] or not UTF-8.
 pub fn read(path: &Path) -> Result<(PathBuf, Source), Refusal> {
-    let refuse = |message: String, help: &str| Refusal { message, help: Some(help.to_owned()) };
-    let failed = |error: std::io::Error| {
-        let help = match error.kind() {
-            std::io::ErrorKind::NotFound => "look at how it is spelt, and where it is looked for",
-            std::io::ErrorKind::PermissionDenied => "run as a user who may read it",
-            _ => "name a file that can be read",
-        };
-        refuse(format!("cannot be read: {error}"), help)
+    let source = fs::File::open(path).map_err(unreadable).and_then(|file| read_open(file, path))?;
+    // A pipe has no other name.
+    let identity = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    Ok((identity, source))
+}
+
+/// Why a policy file cannot be read.
+#[must_use]
+pub fn unreadable(error: std::io::Error) -> Refusal {
+    let help = match error.kind() {
+        std::io::ErrorKind::NotFound => "look at how it is spelt, and where it is looked for",
+        std::io::ErrorKind::PermissionDenied => "run as a user who may read it",
+        _ => "name a file that can be read",
     };
-    let metadata = fs::metadata(path).map_err(failed)?;
+    Refusal { message: format!("cannot be read: {error}"), help: Some(help.to_owned()) }
+}
+
+/// Reads a policy file that is open, called `path`.
+///
+/// # Errors
+/// See [`read`].
+pub fn read_open(file: fs::File, path: &Path) -> Result<Source, Refusal> {
+    let refuse = |message: String, help: &str| Refusal { message, help: Some(help.to_owned()) };
+    let metadata = file.metadata().map_err(unreadable)?;
     if metadata.is_dir() {
         return Err(refuse("is a directory".into(), "name a policy file in it"));
     }
@@ -124,21 +141,16 @@ pub fn read(path: &Path) -> Result<(PathBuf, Source), Refusal> {
         return Err(too_long());
     }
     let mut bytes = Vec::new();
-    let file = fs::File::open(path).map_err(failed)?;
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_BYTES + 1), &mut bytes).map_err(failed)?;
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_BYTES + 1), &mut bytes)
+        .map_err(unreadable)?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(too_long());
     }
-    // A pipe has no other name.
-    let identity = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    match String::from_utf8(bytes) {
-        Ok(text) => Ok((identity, Source { name: path.display().to_string(), text })),
-        Err(error) => {
-            let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-            let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
-            Err(refuse(format!("is not UTF-8 in line {line}, byte {}", valid.len()), "save it as UTF-8"))
-        }
-    }
+    String::from_utf8(bytes).map(|text| Source { name: path.display().to_string(), text }).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+        refuse(format!("is not UTF-8 in line {line}, byte {}", valid.len()), "save it as UTF-8")
+    })
 }
 
 /// Parses a policy.

@@ -24,7 +24,7 @@ impl Refusal {
     }
 }
 
-fn refuse<T>(message: impl Into<String>, help: &str) -> Result<T, Refusal> {
+pub(super) fn refuse<T>(message: impl Into<String>, help: &str) -> Result<T, Refusal> {
     Err(Refusal { message: message.into(), help: Some(help.to_owned()) })
 }
 
@@ -71,8 +71,36 @@ pub fn path(text: &str, value: impl Fn(&str) -> Result<String, Refusal>) -> Resu
     braces(&numbered)?
         .into_iter()
         .map(with_values)
-        .map(|glob| short(&glob).and_then(|()| normal(&glob)))
+        .map(|glob| short(&glob).and_then(|()| normal(&glob, &['[', ']', '\\'])))
         .collect()
+}
+
+/// A glob on the paths of cgroups, braces expanded: absolute from the root of the v2 hierarchy, or floating. A backslash
+/// stands for itself, as in the names systemd makes.
+///
+/// # Errors
+/// See [`path`]; a variable; the mount point in front.
+pub fn cgroup(text: &str) -> Result<Vec<String>, Refusal> {
+    if text.contains(['\0', '\n']) || text.contains("${") {
+        return refuse(
+            "a cgroup's path holds no NUL byte, no newline and no variable",
+            "write it as /proc/PID/cgroup shows it",
+        );
+    }
+    if text.starts_with("/sys/fs/cgroup") {
+        return refuse(
+            "the path begins with where cgroups are mounted",
+            "paths begin at the root of the v2 hierarchy: \"/ci.slice/job-*\"",
+        );
+    }
+    if !text.starts_with('/') && !text.starts_with("**/") {
+        return refuse(
+            format!("{text:?} is no path from the root of the v2 hierarchy"),
+            "start it with `/`, or with `**/` for any depth; units are named under `units`",
+        );
+    }
+    short(text)?;
+    braces(text)?.iter().map(|glob| normal(glob, &['[', ']'])).collect()
 }
 
 fn short(glob: &str) -> Result<(), Refusal> {
@@ -85,7 +113,7 @@ fn short(glob: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn normal(glob: &str) -> Result<String, Refusal> {
+fn normal(glob: &str, refused: &[char]) -> Result<String, Refusal> {
     let floating = glob.starts_with("**/");
     if !glob.starts_with('/') && !floating {
         return refuse(
@@ -108,7 +136,7 @@ fn normal(glob: &str) -> Result<String, Refusal> {
                     "`**` stands alone between slashes; `*` matches within a name",
                 );
             }
-            _ if part.contains(['[', ']', '\\']) => {
+            _ if part.contains(refused) => {
                 return refuse(
                     format!("{part:?}: only `*`, `?`, `**` and `{{a,b}}` are special"),
                     "use `?` for the character",

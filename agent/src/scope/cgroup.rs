@@ -146,7 +146,10 @@ impl Drop for OwnCgroup {
 }
 
 /// Where cgroup v2 is mounted.
-fn hierarchy() -> Result<PathBuf, CgroupError> {
+///
+/// # Errors
+/// If it is not.
+pub fn hierarchy() -> Result<PathBuf, CgroupError> {
     let mountinfo = Path::new("/proc/self/mountinfo");
     let text = fs::read(mountinfo).map_err(failed("reading", mountinfo))?;
     let none = || {

@@ -3,9 +3,9 @@
 use std::{
     ffi::OsString,
     fs::File,
-    io,
+    io::{self, Read as _, Write as _},
     os::fd::AsRawFd as _,
-    os::unix::process::CommandExt as _,
+    os::unix::{net::UnixStream, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command},
 };
@@ -31,8 +31,77 @@ pub struct Launch<'a> {
     pub user: Option<&'a User>,
     /// Leave a root command all capabilities.
     pub keep_capabilities: bool,
-    /// `cgroup.procs` of the tagged cgroup.
-    pub procs: File,
+    /// How it gets into the tagged cgroup.
+    pub join: Join,
+}
+
+/// How a command gets into its cgroup.
+#[derive(Debug)]
+pub enum Join {
+    /// By itself: `cgroup.procs` of the tagged cgroup.
+    Procs(File),
+    /// Somebody else moves it, while it waits.
+    Gate(Gate),
+}
+
+/// Where a child waits. [`gate`] makes one.
+#[derive(Debug)]
+pub struct Gate(UnixStream);
+
+/// Who lets the child through, in another thread than the one that starts it.
+#[derive(Debug)]
+pub struct Keeper(UnixStream);
+
+/// A gate and its keeper.
+///
+/// # Errors
+/// If there are no descriptors left.
+pub fn gate() -> io::Result<(Gate, Keeper)> {
+    let (gate, keeper) = UnixStream::pair()?;
+    Ok((Gate(gate), Keeper(keeper)))
+}
+
+impl Keeper {
+    /// Waits until the child is at the gate, and says its process id.
+    ///
+    /// # Errors
+    /// If it does not come: it could not be started.
+    pub fn arrival(&mut self) -> io::Result<u32> {
+        let mut pid = [0; 4];
+        self.0.read_exact(&mut pid)?;
+        Ok(u32::from_ne_bytes(pid))
+    }
+
+    /// Lets it through, or sends it away: then starting it fails.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn decide(&mut self, through: bool) -> io::Result<()> {
+        self.0.write_all(&[u8::from(through)])
+    }
+}
+
+/// In the child: says that it is there and waits for what the keeper decides. Makes system calls only. Should the keeper be
+/// killed, the child is too; it holds both ends of the gate and would wait for ever.
+fn wait_at(gate: i32, keepers: libc::pid_t) -> io::Result<()> {
+    // SAFETY: they take numbers, or memory of ours that is as long as is said.
+    unsafe {
+        check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
+        if libc::getppid() != keepers {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        let pid = libc::getpid();
+        check(libc::write(gate, (&raw const pid).cast(), size_of_val(&pid)) as i64)?;
+        let mut through = 0u8;
+        loop {
+            match check(libc::read(gate, (&raw mut through).cast(), 1) as i64) {
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                Err(error) => return Err(error),
+                Ok(()) if through == 1 => return Ok(()),
+                Ok(()) => return Err(io::Error::from_raw_os_error(libc::ECANCELED)),
+            }
+        }
+    }
 }
 
 /// Why a command was not started.
@@ -70,7 +139,8 @@ const STEPS: [&str; 9] = [
 ];
 
 impl Launch<'_> {
-    /// Forks, joins the tagged cgroup, drops rights and executes. To be called while there is one thread.
+    /// Forks, joins the tagged cgroup, drops rights and executes. To be called while there is one thread, or one more that
+    /// keeps the gate; the command lives no longer than the thread that calls.
     ///
     /// # Errors
     /// Of any of these steps; the child is gone then.
@@ -93,7 +163,7 @@ impl Launch<'_> {
         let counter = passed.as_raw_fd();
         let groups: Vec<libc::gid_t> = self.user.map(|user| user.groups.clone()).unwrap_or_default();
         let ids = self.user.map(|user| (user.uid, user.gid));
-        let (procs, keep) = (self.procs, self.keep_capabilities);
+        let (join, keep, own_pid) = (self.join, self.keep_capabilities, std::process::id().cast_signed());
         let nothing: libc::sigset_t = *nix::sys::signal::SigSet::empty().as_ref();
         // SAFETY: the closure runs between fork and exec of a single-threaded process; it makes system calls only, and
         // what it refers to was allocated before.
@@ -107,7 +177,12 @@ impl Launch<'_> {
                 // We block the signals that we pass on; the command must get them.
                 check(libc::sigprocmask(libc::SIG_SETMASK, &raw const nothing, std::ptr::null_mut()))?;
                 done()?;
-                check(libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) as i64)?;
+                match &join {
+                    Join::Procs(procs) => {
+                        check(libc::write(procs.as_raw_fd(), c"0".as_ptr().cast(), 1) as i64)?;
+                    }
+                    Join::Gate(Gate(gate)) => wait_at(gate.as_raw_fd(), own_pid)?,
+                }
                 done()?;
                 if let Some((_, gid)) = ids {
                     check(libc::setgroups(groups.len(), groups.as_ptr()))?;
@@ -184,9 +259,51 @@ mod tests {
     fn launched(program: &str, script: &str, procs: &str, user: Option<&User>) -> Result<Child, LaunchError> {
         let words = ["sh", "-c", script].map(OsString::from);
         let procs = std::fs::OpenOptions::new().read(true).write(procs == "/dev/null").open(procs).unwrap();
-        let launch =
-            Launch { program: Path::new(program), words: &words, user, keep_capabilities: true, procs };
-        launch.start()
+        joined(program, &words, Join::Procs(procs), user)
+    }
+
+    fn joined(
+        program: &str,
+        words: &[OsString],
+        join: Join,
+        user: Option<&User>,
+    ) -> Result<Child, LaunchError> {
+        Launch { program: Path::new(program), words, user, keep_capabilities: true, join }.start()
+    }
+
+    #[test]
+    fn who_is_not_let_through_the_gate_never_runs() {
+        let folder = tempfile::tempdir().unwrap();
+        let words = ["sh", "-c", "echo > \"$0\""].map(OsString::from).to_vec();
+        for through in [true, false] {
+            let proof = folder.path().join(through.to_string());
+            let (gate, mut keeper) = gate().unwrap();
+            let keeping = std::thread::spawn(move || {
+                let pid = keeper.arrival().unwrap();
+                keeper.decide(through).unwrap();
+                pid
+            });
+            let words = [words.clone(), vec![proof.clone().into()]].concat();
+            let child = joined("/bin/sh", &words, Join::Gate(gate), None);
+            let pid = keeping.join().unwrap();
+            match child {
+                Ok(mut child) => {
+                    assert_eq!((through, child.id(), child.wait().unwrap().code()), (true, pid, Some(0)));
+                }
+                Err(error) => {
+                    assert!(!through && matches!(error, LaunchError::Own { step: "joining the cgroup", .. }));
+                }
+            }
+            assert_eq!(proof.exists(), through);
+        }
+    }
+
+    #[test]
+    fn a_keeper_hears_of_a_child_that_does_not_come() {
+        let (gate, mut keeper) = gate().unwrap();
+        let keeping = std::thread::spawn(move || keeper.arrival());
+        drop(gate);
+        assert!(keeping.join().unwrap().is_err());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use stockade::{
-    kernel::{Enforcer, LoadOptions, Slot},
+    kernel::{Enforcer, Entry, LoadOptions, Scope},
     scope::cgroup::OwnCgroup,
 };
 
@@ -77,7 +77,7 @@ fn beside_programs(own: &Path, name: &str, object: &str) -> io::Result<()> {
     enforcer.attach_cgroup(&directory).map_err(|error| failed(&error))?;
     if name != "null" {
         let id = tagged.id().map_err(|error| failed(&error))?;
-        enforcer.tag(id, Slot(1)).map_err(|error| failed(&error))?;
+        enforcer.tag(id, Scope(1), Entry::AtOnce).map_err(|error| failed(&error))?;
     }
     let script = format!("echo $$ > {}/cgroup.procs; exec \"$0\" ops {name}", untagged.path().display());
     finish(Command::new("/bin/sh").args(["-c", &script]).arg(own))

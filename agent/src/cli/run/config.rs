@@ -131,6 +131,7 @@ fn policy(
         mode: args.mode.as_deref().map(|mode| if mode == "audit" { Mode::Audit } else { Mode::Enforce }),
         home: user.map(|user| user.home.clone()).or_else(|| std::env::var_os("HOME").map(PathBuf::from)),
         user: user.map(|user| user.name.clone()).or_else(|| std::env::var("USER").ok()),
+        for_host: false,
     };
     let mut policy = check::check(&documents, &overlay).map_err(usage)?;
     if let Some(text) = events.and_then(Destination::rule).filter(|text| !args.deny_file.contains(text)) {

@@ -26,7 +26,7 @@ use crate::{
         trail::Trail,
     },
     scope::{
-        launch::{Launch, LaunchError},
+        launch::{Join, Launch, LaunchError},
         signals,
         terminal::Terminal,
         user,
@@ -75,7 +75,7 @@ fn attempt(args: &Args) -> Result<u8, Refused> {
     let mut ring = prepared.enforcer.take_ring().map_err(Refused::own)?;
     // Probing has left its own records and counts.
     ring::discard(&mut ring);
-    let before = prepared.enforcer.counters().map_err(Refused::own)?;
+    let before = prepared.enforcer.counters(prepare::SCOPE).map_err(Refused::own)?;
     let origin = origin()?;
     let context = Context {
         policy: config.policy.clone(),
@@ -83,6 +83,7 @@ fn attempt(args: &Args) -> Result<u8, Refused> {
         mounts: config.mounts.clone(),
         boot_id: origin.boot_id.clone(),
         boot_time: boot_time(),
+        scope: None,
     };
     let begin = story::start(&start(&config, &prepared, &origin)?, &context, boot_ns());
     if let Some(signal) = signals::ended_before_start(&prepared.signals) {
@@ -140,7 +141,7 @@ fn launch(config: &Config, prepared: &Prepared) -> Result<Pid, Refused> {
         words: &config.words,
         user: config.user.as_ref(),
         keep_capabilities: config.keep_capabilities,
-        procs: prepared.cgroup.procs().map_err(Refused::own)?,
+        join: Join::Procs(prepared.cgroup.procs().map_err(Refused::own)?),
     };
     let child = launch.start().map_err(|error| {
         let code = match &error {

@@ -3,20 +3,21 @@
 use std::path::Path;
 
 use nix::sys::signalfd::SignalFd;
-use stockade_common::tag::{SLOT_AUDIT_ALL, SLOT_CGROUP_EMITS, SLOT_ENFORCE};
+use stockade_common::tag::{SCOPE_AUDIT_ALL, SCOPE_CGROUP_EMITS, SCOPE_ENFORCE};
 
 use super::{Refused, config::Config};
 use crate::{
     audit::origin::boot_ns,
     cli::{exit, guarantee::Proof, host, remedy},
-    kernel::{Enforcer, LoadOptions, PinnedDirectory, Slot, remove_stale_pins},
+    kernel::{Enforcer, Entry, LoadOptions, PinnedDirectory, Scope, remove_stale_pins},
     scope::{
         cgroup::{self, OwnCgroup},
         signals,
     },
 };
 
-const SLOT: Slot = Slot(1);
+/// The one scope of a run.
+pub const SCOPE: Scope = Scope(1);
 
 /// A cgroup that is policed, with nothing in it yet. Dropped in the order of the fields: whatever happens, the cgroup
 /// is emptied while it is still policed.
@@ -54,15 +55,15 @@ pub fn prepare(config: &Config) -> Result<Prepared, Refused> {
     let name = format!("stockade-{}-{:x}", std::process::id(), boot_ns());
     let cgroup = OwnCgroup::create(&name).map_err(unavailable)?;
     let Proved { mut enforcer, guarantees, degraded } = prove(config, &cgroup)?;
-    enforcer.apply(SLOT, &config.image).map_err(Refused::own)?;
+    let slot = enforcer.install(&config.image).map_err(Refused::own)?;
     let mut flags = 0;
     for (wanted, flag) in
-        [(config.enforce, SLOT_ENFORCE), (config.audit_all, SLOT_AUDIT_ALL), (degraded, SLOT_CGROUP_EMITS)]
+        [(config.enforce, SCOPE_ENFORCE), (config.audit_all, SCOPE_AUDIT_ALL), (degraded, SCOPE_CGROUP_EMITS)]
     {
         flags |= if wanted { flag } else { 0 };
     }
-    enforcer.configure(SLOT, flags).map_err(Refused::own)?;
-    enforcer.tag(cgroup.id().map_err(Refused::own)?, SLOT).map_err(Refused::own)?;
+    enforcer.hold(SCOPE, slot, flags).map_err(Refused::own)?;
+    enforcer.tag(cgroup.id().map_err(Refused::own)?, SCOPE, Entry::AtOnce).map_err(Refused::own)?;
     let pins = enforcer
         .pin(&Path::new(host::PINS).join(&name))
         .map_err(|error| unavailable(remedy::explain(&error)))?;
@@ -92,12 +93,7 @@ struct Proved {
 /// Degraded is allowed, not asked for: a host that can police files does.
 fn prove(config: &Config, cgroup: &OwnCgroup) -> Result<Proved, Refused> {
     let attempt = |degraded: bool| {
-        let options = LoadOptions {
-            network_only: degraded,
-            max_accepts: config.image.accepts.len() as u32,
-            max_ports: config.image.ports.len() as u32,
-            debug_log: false,
-        };
+        let options = LoadOptions { network_only: degraded, ..LoadOptions::default() };
         let (enforcer, findings) = host::enforce(&options, cgroup)?;
         let mut guarantees = Vec::new();
         for (guarantee, proof) in findings {

@@ -17,6 +17,7 @@ use nix::{
 use stockade_common::counter::{COUNTERS, Counter};
 use tokio::io::{Interest, unix::AsyncFd};
 
+use super::prepare::SCOPE;
 use crate::{
     audit::{origin::boot_ns, ring::Ring, trail::Trail},
     kernel::{Enforcer, KernelError},
@@ -102,7 +103,7 @@ impl Supervisor<'_> {
     /// # Errors
     /// If the map cannot be read.
     pub fn counters(&mut self) -> Result<[u64; COUNTERS], KernelError> {
-        let mut counters = self.enforcer.counters()?;
+        let mut counters = self.enforcer.counters(SCOPE)?;
         for (counter, before) in counters.iter_mut().zip(self.before) {
             *counter = counter.saturating_sub(before);
         }

@@ -1,0 +1,207 @@
+//! What starts a workload: systemd, a container runtime. Between entering the tagged cgroup and executing the workload,
+//! a process there is still the starter's own code, which makes mounts and changes roots; only what it executes is
+//! judged. From its first execution on it is policed, and so is all that it forks.
+//!
+//! Only who enters from outside, at the hand of somebody outside, can be starting: a policed task never is again. A table
+//! that is full, or a start that takes too long, means policed.
+
+use aya_ebpf::{
+    Global,
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_task_btf, bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_send_signal},
+    },
+    programs::FEntryContext,
+};
+use stockade_common::{
+    file::{ACCESS_EXEC, ACCESS_READ},
+    limits::{MAX_PATH, STARTUP_JIFFIES, STARTUP_NS, UNDECIDED_SCOPE},
+    tag::{Starter, TAG_AT_ONCE, Tag},
+};
+
+use crate::{
+    file,
+    kernel::{
+        self, DENTRY_D_SB, MM_EXE_FILE, MNT_NAMESPACE_NS_INUM, NSPROXY_MNT_NS, SUPER_BLOCK_S_DEV, TASK_MM,
+        TASK_NSPROXY, TASK_PID, TASK_TGID,
+    },
+    maps::{HELD, STARTERS, STARTING_UNTIL},
+    path, tag,
+};
+
+/// Number of the mount namespace that policies are compiled for first: the host's.
+#[unsafe(no_mangle)]
+pub static HOST_MOUNTS: Global<u32> = Global::new(0);
+
+const SIGSTOP: u32 = 19;
+
+fn tgid() -> u32 {
+    (bpf_get_current_pid_tgid() >> 32) as u32
+}
+
+/// The current task's entry, if it is starting a workload.
+#[inline(always)]
+fn current() -> Option<Starter> {
+    let until = STARTING_UNTIL.get(0).copied()?;
+    // SAFETY: takes no arguments.
+    if until < unsafe { bpf_jiffies64() } {
+        return None;
+    }
+    // SAFETY: the value is copied out at once.
+    let starter = unsafe { STARTERS.get(&tgid()) }.copied()?;
+    // SAFETY: takes no arguments.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    (now.wrapping_sub(starter.since) < STARTUP_NS).then_some(starter)
+}
+
+/// Whether the current task, in a cgroup with this tag, is not policed yet.
+#[inline(always)]
+pub fn goes_on(tag: &Tag) -> bool {
+    tag.flags & TAG_AT_ONCE == 0 && current().is_some()
+}
+
+#[inline(always)]
+fn enter(tgid: u32, since: u64) {
+    // SAFETY: takes no arguments.
+    let until = unsafe { bpf_jiffies64() } + STARTUP_JIFFIES;
+    // If either fails the task is policed.
+    if STARTERS.insert(&tgid, &Starter { since, executes: 0 }, 0).is_ok() {
+        let _ = STARTING_UNTIL.set(0, until, 0);
+    }
+}
+
+/// Whether a tag lets those who enter start something.
+#[inline(always)]
+fn admits(cgroup_id: u64) -> bool {
+    tag::exact(cgroup_id).is_some_and(|tag| tag.flags & TAG_AT_ONCE == 0)
+}
+
+/// `fentry/cgroup_attach_task(dst_cgrp, leader, threadgroup)`: a process is about to be moved, and is where it was.
+#[inline(always)]
+pub fn moved(ctx: &FEntryContext) {
+    let (to, task): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(1));
+    // SAFETY: typed kernel pointers.
+    let (to, from, tgid) = unsafe {
+        if !tag::is_v2(to) {
+            return;
+        }
+        (kernel::cgroup_id(to), kernel::task_cgroup_id(task), kernel::field::<u32>(task, &TASK_TGID))
+    };
+    if !admits(to) || tag::current().is_some() {
+        return;
+    }
+    // From a tagged cgroup comes who is policed, or who is starting already.
+    if tag::scope_of(from).is_none() && !tag::lost() {
+        // SAFETY: takes no arguments.
+        enter(tgid, unsafe { bpf_ktime_get_boot_ns() });
+    }
+}
+
+/// `tp_btf/sched_process_fork(parent, child)`: what a starter forks goes on starting; what is born in a tagged cgroup, of
+/// a parent outside, begins to.
+#[inline(always)]
+pub fn forked(child: *const u8) {
+    // SAFETY: typed kernel pointers.
+    let (cgroup_id, tgid, tid) = unsafe {
+        (
+            kernel::task_cgroup_id(child),
+            kernel::field::<u32>(child, &TASK_TGID),
+            kernel::field::<u32>(child, &TASK_PID),
+        )
+    };
+    if tgid != tid || tag::scope_of(cgroup_id).is_none() || !admits(cgroup_id) {
+        return;
+    }
+    if let Some(starter) = current() {
+        enter(tgid, starter.since);
+    } else if tag::current().is_none() && !tag::lost() {
+        // SAFETY: takes no arguments.
+        enter(tgid, unsafe { bpf_ktime_get_boot_ns() });
+    }
+}
+
+/// The current task is executing `dentry`, and cannot go back. True: it goes on starting.
+#[inline(always)]
+pub fn executed(dentry: *const u8) -> bool {
+    let Some(starter) = current() else { return false };
+    if starter.executes == dentry as u64 {
+        return true;
+    }
+    let _ = STARTERS.remove(&tgid());
+    false
+}
+
+/// Whether what the current task executes in a cgroup with this tag cannot be judged yet: whose it is, or what mounts it
+/// sees, is not known.
+#[inline(always)]
+pub fn awaits(tag: &Tag) -> bool {
+    if tag.scope == UNDECIDED_SCOPE {
+        return true;
+    }
+    // SAFETY: typed kernel pointers; null is checked.
+    unsafe {
+        let task = bpf_get_current_task_btf().cast::<u8>().cast_const();
+        let namespaces: *const u8 = kernel::field(task, &TASK_NSPROXY);
+        if namespaces.is_null() {
+            return true;
+        }
+        let mounts: *const u8 = kernel::field(namespaces, &NSPROXY_MNT_NS);
+        mounts.is_null() || kernel::field::<u32>(mounts, &MNT_NAMESPACE_NS_INUM) != HOST_MOUNTS.load()
+    }
+}
+
+/// Stops the current task's process before it runs on, for userspace to judge. If that fails it runs under what its cgroup
+/// is held to already, which does not know its mounts.
+#[inline(always)]
+pub fn hold(cgroup_id: u64) {
+    if HELD.insert(&tgid(), &cgroup_id, 0).is_ok() {
+        // SAFETY: takes a number.
+        unsafe { bpf_send_signal(SIGSTOP) };
+    }
+}
+
+/// The current task's process ends.
+#[inline(always)]
+pub fn ended() {
+    if STARTING_UNTIL.get(0).is_some_and(|until| *until != 0) {
+        let _ = STARTERS.remove(&tgid());
+        let _ = HELD.remove(&tgid());
+    }
+}
+
+/// Whether a starter may open `dentry` to execute it, whatever the policy says: its own program once more, another
+/// starter (`systemd-executor`), or what loads one.
+#[inline(never)]
+pub fn executes_starter(dentry: *const u8) -> bool {
+    let Some(starter) = current() else { return false };
+    // SAFETY: typed kernel pointers; null is checked.
+    let own = unsafe {
+        let task = bpf_get_current_task_btf().cast::<u8>().cast_const();
+        let mm: *const u8 = kernel::field(task, &TASK_MM);
+        if mm.is_null() {
+            return false;
+        }
+        let exe: *const u8 = kernel::field(mm, &MM_EXE_FILE);
+        !exe.is_null() && kernel::file_dentry(exe) == dentry
+    };
+    let known = if own { ACCESS_EXEC } else { starters(dentry) };
+    if known & ACCESS_EXEC != 0 {
+        return STARTERS.insert(&tgid(), &Starter { executes: dentry as u64, ..starter }, 0).is_ok();
+    }
+    known & ACCESS_READ != 0
+}
+
+/// What the host's own table says about a file: `ACCESS_EXEC` for starters, `ACCESS_READ` for what loads them.
+#[inline(always)]
+fn starters(dentry: *const u8) -> u32 {
+    let host = tag::host();
+    let Some(buffer) = path::claim(0) else { return 0 };
+    // SAFETY: a typed kernel pointer; the buffer was claimed.
+    let known = unsafe {
+        let dev: u32 = kernel::field(kernel::field(dentry, &DENTRY_D_SB), &SUPER_BLOCK_S_DEV);
+        let walk = path::walk(dentry, buffer);
+        if walk.start < MAX_PATH as u32 { file::look_up(host, buffer, walk.start, dev) } else { None }
+    };
+    path::release(buffer);
+    known.map_or(0, |found| found.allow & !found.deny)
+}

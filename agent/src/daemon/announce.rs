@@ -1,0 +1,72 @@
+//! Events of the daemon itself, in the form of docs/schema/event-v1.json: what it does to cgroups and policies, and whom it
+//! refuses.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::policies::Boot;
+use crate::audit::{json::SCHEMA, name::escape};
+
+fn event(kind: &str, boot: &Boot, boot_ns: u64) -> Map<String, Value> {
+    let time = boot.time + std::time::Duration::from_nanos(boot_ns);
+    let mut out = Map::new();
+    out.insert("schema".into(), json!(SCHEMA));
+    out.insert("kind".into(), json!(kind));
+    out.insert("time".into(), json!(humantime::format_rfc3339_nanos(time).to_string()));
+    out.insert("boot_ns".into(), json!(boot_ns));
+    out.insert("boot_id".into(), json!(boot.id));
+    out
+}
+
+/// What happens to the daemon: `started`, `reloaded`, `reload_refused`, `detached`, `stopping`.
+#[must_use]
+pub fn daemon(boot: &Boot, boot_ns: u64, state: &str, message: &str) -> Value {
+    let mut out = event("daemon", boot, boot_ns);
+    out.insert("state".into(), json!(state));
+    out.insert("message".into(), json!(message));
+    out.insert("pid".into(), json!(std::process::id()));
+    out.insert("version".into(), json!(env!("CARGO_PKG_VERSION")));
+    Value::Object(out)
+}
+
+/// What is said of a cgroup.
+#[derive(Debug)]
+pub struct CgroupEvent<'a> {
+    /// `tag` or `untag`.
+    pub kind: &'a str,
+    /// The scope.
+    pub scope: &'a str,
+    /// Kernel id.
+    pub id: u64,
+    /// From the root of the v2 hierarchy.
+    pub path: &'a Path,
+    /// How: see [`super::command::CgroupStatus::how`].
+    pub how: &'a str,
+    /// What may have happened before, or is still untouched.
+    pub window: &'a [String],
+}
+
+/// A cgroup was tagged, or let go.
+#[must_use]
+pub fn cgroup(boot: &Boot, boot_ns: u64, said: &CgroupEvent<'_>) -> Value {
+    let CgroupEvent { kind, scope, id, path, how, window } = said;
+    let mut out = event(kind, boot, boot_ns);
+    out.insert("scope".into(), json!(scope));
+    out.insert("cgroup_id".into(), json!(id));
+    out.insert("cgroup".into(), json!(escape(path.as_os_str().as_encoded_bytes())));
+    out.insert("how".into(), json!(how));
+    out.insert("window".into(), json!(window));
+    Value::Object(out)
+}
+
+/// Somebody asked the daemon who may not.
+#[must_use]
+pub fn peer(boot: &Boot, boot_ns: u64, pid: u32, uid: u32, cgroup: Option<&Path>, why: &str) -> Value {
+    let mut out = event("peer_refused", boot, boot_ns);
+    out.insert("pid".into(), json!(pid));
+    out.insert("uid".into(), json!(uid));
+    out.insert("cgroup".into(), json!(cgroup.map(|path| escape(path.as_os_str().as_encoded_bytes()))));
+    out.insert("why".into(), json!(why));
+    Value::Object(out)
+}

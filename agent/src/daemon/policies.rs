@@ -1,0 +1,148 @@
+//! A policy for what a mount table shows, ready to be put into the kernel.
+
+use std::{
+    ffi::OsStr,
+    fs, io,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use crate::{
+    audit::{
+        digest::{digest, mode_name},
+        json::{Context, PolicyId},
+    },
+    policy::{
+        checked::{CheckedPolicy, Mode},
+        compile,
+        diagnostic::Diagnostics,
+        follow,
+        image::MapImage,
+        mounts::MountTable,
+    },
+};
+
+/// Mounts as a process sees them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Inode number of its mount namespace.
+    pub namespace: u32,
+    /// The mounts.
+    pub mounts: MountTable,
+    /// Where its root directory can be reached from here.
+    root: PathBuf,
+}
+
+/// A policy compiled for a view.
+#[derive(Debug)]
+pub struct Compiled {
+    /// For the kernel.
+    pub image: MapImage,
+    /// For events.
+    pub context: Context,
+    /// What a person should know.
+    pub warnings: Vec<String>,
+}
+
+/// What is the same for all events of a boot.
+#[derive(Debug, Clone)]
+pub struct Boot {
+    /// The kernel's id of this boot.
+    pub id: String,
+    /// Wall-clock time of boot.
+    pub time: SystemTime,
+}
+
+impl View {
+    /// What a process sees. It should stand still, or be trusted to.
+    ///
+    /// # Errors
+    /// If it is gone, or its mounts cannot be understood.
+    pub fn of(pid: u32) -> io::Result<Self> {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let namespace = namespace(&process)?;
+        let text = fs::read(process.join("mountinfo"))?;
+        let mounts = MountTable::parse(&text).map_err(io::Error::other)?;
+        // It may have gone into another while we read.
+        if self::namespace(&process)? != namespace {
+            return Err(io::Error::other("the process changes its mount namespace"));
+        }
+        Ok(Self { namespace, mounts, root: process.join("root") })
+    }
+
+    /// Compiles a policy for it.
+    ///
+    /// # Errors
+    /// Links that cannot be followed, tables that are too small: what is wrong, with the place.
+    pub fn compile(&self, scope: &str, policy: &CheckedPolicy, boot: &Boot) -> Result<Compiled, Diagnostics> {
+        let mut policy = policy.clone();
+        // Of what was written: where links lead differs between views.
+        let digest = digest(&policy);
+        let read_link = |path: &[u8]| read_link(&self.root, path);
+        let warnings = follow::follow(&mut policy, &self.mounts, &read_link)?;
+        let (image, _) = compile::compile(&policy, &self.mounts)
+            .map_err(|error| Diagnostics::plain(&policy.name, error.to_string(), None))?;
+        let context = Context {
+            policy: PolicyId { name: policy.name.clone(), digest, mode: mode_name(policy.mode) },
+            rules: image.rules.clone(),
+            mounts: self.mounts.clone(),
+            boot_id: boot.id.clone(),
+            boot_time: boot.time,
+            scope: Some(scope.to_owned()),
+        };
+        let warnings = warnings.into_iter().map(|warning| Diagnostics(vec![warning]).to_string()).collect();
+        Ok(Compiled { image, context, warnings })
+    }
+}
+
+impl Compiled {
+    /// Says in events that a mode was switched by hand.
+    pub fn in_mode(mut self, mode: Mode) -> Self {
+        self.context.policy.mode = mode_name(mode);
+        self
+    }
+}
+
+fn namespace(process: &Path) -> io::Result<u32> {
+    let link = fs::read_link(process.join("ns/mnt"))?;
+    let text = link.to_string_lossy();
+    let number = text.strip_prefix("mnt:[").and_then(|rest| rest.strip_suffix(']')).and_then(|n| n.parse().ok());
+    number.ok_or_else(|| io::Error::other(format!("{text} is no mount namespace")))
+}
+
+/// Where a symbolic link leads that is below `root`. What is before its last component has been followed already.
+fn read_link(root: &Path, path: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    let path = root.join(OsStr::from_bytes(path.strip_prefix(b"/").unwrap_or(path)));
+    match fs::read_link(path) {
+        Ok(target) => Ok(Some(target.into_os_string().into_vec())),
+        // No link; nothing there; a component before it is no directory; longer than any name can be.
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EINVAL | libc::ENOENT | libc::ENOTDIR | libc::ENAMETOOLONG) => Ok(None),
+            _ => Err(error),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn links_are_read_below_the_root() {
+        let root = tempfile::tempdir().unwrap();
+        symlink("/etc/real", root.path().join("link")).unwrap();
+        assert_eq!(read_link(root.path(), b"/link").unwrap(), Some(b"/etc/real".to_vec()));
+        assert_eq!(read_link(root.path(), b"/missing").unwrap(), None);
+        assert_eq!(read_link(root.path(), b"/").unwrap(), None);
+    }
+
+    #[test]
+    fn a_process_sees_its_own_mounts() {
+        let own = View::of(std::process::id()).unwrap();
+        assert!(own.namespace > 0 && !own.mounts.mounts.is_empty());
+        assert!(View::of(u32::MAX / 4).is_err());
+    }
+}
