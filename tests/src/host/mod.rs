@@ -2,6 +2,7 @@
 //!
 //! A topic that needs the daemon brings it to where it needs it, so that each can be run alone.
 
+mod api;
 mod boot;
 mod contained;
 mod container;
@@ -24,10 +25,11 @@ use stockade_tests::tally::{Tally, Verdict};
 /// What a scenario is.
 type Scenario = (&'static str, fn() -> exec::Checked);
 
-const TOPICS: [&[Scenario]; 7] = [
+const TOPICS: [&[Scenario]; 8] = [
     boot::SCENARIOS,
     plain::SCENARIOS,
     lifecycle::SCENARIOS,
+    api::SCENARIOS,
     contained::SCENARIOS,
     input::SCENARIOS,
     upgrade::SCENARIOS,
