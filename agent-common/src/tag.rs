@@ -113,8 +113,8 @@ pub mod label_kind {
     pub const POLICY: u32 = 1;
     /// A run's.
     pub const RUN: u32 = 2;
-    /// Of cgroups of which it is not known yet whose they are: nothing is allowed in it.
-    pub const UNDECIDED: u32 = 3;
+    /// A host policy's, for mounts that are not the host's own.
+    pub const INSTANCE: u32 = 3;
 }
 
 /// A rule of the host's own table on paths of cgroups: the lower the order, the sooner it decides.

@@ -1,7 +1,7 @@
 //! `build-ebpf` and `build`.
 
 use std::{
-    fs,
+    env, fs,
     io::{self, IsTerminal as _},
     path::{Path, PathBuf},
     process::Command,
@@ -71,15 +71,16 @@ pub fn ebpf(debug_log: bool) -> Result<()> {
             cargo
         }
     };
-    let linker_flag = format!("-Clinker={}", linker.display());
-    let flags = FLAGS.into_iter().chain([linker_flag.as_str()]).collect::<Vec<_>>().join("\x1f");
+    let mut flags: Vec<String> = FLAGS.map(str::to_owned).into();
+    flags.push(format!("-Clinker={}", linker.display()));
+    flags.extend(remap()?);
     cargo
         .current_dir(root.join("agent-ebpf"))
         .args(["--locked", "--release", "--target", "bpfel-unknown-none"])
         .args(quiet())
         .args(debug_log.then_some("--features=debug-log"))
         .env("CARGO_TARGET_DIR", &target)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags);
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     // What the calling cargo set up for its own toolchain would mislead this one.
     for name in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTC_WRAPPER", "RUSTDOC", "RUSTFLAGS", "LD_LIBRARY_PATH"] {
         cargo.env_remove(name);
@@ -117,7 +118,32 @@ pub fn agent() -> PathBuf {
 
 /// A release build of what `args` choose.
 pub fn release(args: &[&str]) -> Result<()> {
-    command::run(command::cargo().args(["build", "--locked", "--release"]).args(quiet()).args(args))
+    let mut cargo = command::cargo();
+    cargo.args(["build", "--locked", "--release"]).args(quiet()).args(args);
+    let flags = given_flags(env::var("CARGO_ENCODED_RUSTFLAGS").ok(), env::var("RUSTFLAGS").ok());
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", [flags, remap()?.to_vec()].concat().join("\x1f"));
+    command::run(&mut cargo)
+}
+
+/// What the caller wants rustc to be told, as cargo reads it.
+fn given_flags(encoded: Option<String>, plain: Option<String>) -> Vec<String> {
+    let flags = match (&encoded, &plain) {
+        (Some(encoded), _) => encoded.split('\x1f').collect::<Vec<_>>(),
+        (None, Some(plain)) => plain.split_whitespace().collect(),
+        (None, None) => Vec::new(),
+    };
+    flags.into_iter().filter(|flag| !flag.is_empty()).map(str::to_owned).collect()
+}
+
+/// Folders of this machine that a compiler would write into what it makes, and what stands there instead: so that it is the
+/// same wherever it was made.
+fn remap() -> Result<[String; 2]> {
+    let cargo = match env::var_os("CARGO_HOME") {
+        Some(home) if !home.is_empty() => PathBuf::from(home),
+        _ => PathBuf::from(env::var_os("HOME").context("neither CARGO_HOME nor HOME is set")?).join(".cargo"),
+    };
+    let flag = |from: &Path, to| format!("--remap-path-prefix={}={to}", from.display());
+    Ok([flag(&command::root(), "/stockade"), flag(&cargo, "/cargo")])
 }
 
 /// A person sees cargo's progress, a log does not.
@@ -134,4 +160,20 @@ pub fn all() -> Result<PathBuf> {
     eprintln!("building stockade");
     release(&["--package", "stockade", "--features", "embedded-bpf"])?;
     Ok(agent())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_read_as_cargo_reads_them() {
+        let given = |encoded: Option<&str>, plain: Option<&str>| {
+            given_flags(encoded.map(str::to_owned), plain.map(str::to_owned))
+        };
+        assert_eq!(given(None, None), [""; 0]);
+        assert_eq!(given(None, Some(" -C  debuginfo=0 ")), ["-C", "debuginfo=0"]);
+        assert_eq!(given(Some("--cfg\x1fa=\"b c\""), Some("-C x")), ["--cfg", "a=\"b c\""]);
+        assert_eq!(given(Some(""), Some("-C x")), [""; 0], "an empty one hides the other");
+    }
 }

@@ -12,6 +12,7 @@ mod initramfs;
 mod kernels;
 mod machine;
 mod modules;
+mod package;
 mod setup;
 mod sources;
 mod systemd;
@@ -41,6 +42,8 @@ enum Verb {
     },
     /// Build everything: the eBPF object, then the one binary that carries it.
     Build,
+    /// Build a .deb and an .rpm of it in target/package.
+    Package(package::Args),
     /// Watch Stockade hold an untrusted agent to a policy: here if this host can enforce, else in a guest.
     Demo(demo::Args),
     /// Run a command as root inside other kernels.
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
             println!("built {}", agent.display());
             0
         }),
+        Verb::Package(args) => package::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::Fuzz(args) => fuzz::run(&args),

@@ -43,6 +43,9 @@ const GUEST_PACKAGES: [(&str, &str); 8] = [
     ("/usr/share/keyrings/debian-archive-keyring.gpg", "debian-archive-keyring"),
 ];
 
+/// (program, package)
+const PACKAGE_PACKAGES: [(&str, &str); 3] = [("dpkg-deb", "dpkg"), ("strip", "binutils"), ("git", "git")];
+
 /// What guests that boot systemd need besides.
 const SYSTEMD_PACKAGES: [(&str, &str); 2] = [("mmdebstrap", "mmdebstrap"), ("mkfs.ext4", "e2fsprogs")];
 
@@ -83,6 +86,7 @@ pub fn run() -> Result<()> {
     let mut missing = missing_build();
     missing.extend(missing_guest());
     missing.extend(missing_programs(&SYSTEMD_PACKAGES));
+    missing.extend(missing_programs(&PACKAGE_PACKAGES));
     install(&missing)?;
     ensure_linker()?;
     for line in kernels::LINES {
@@ -102,6 +106,11 @@ pub fn ensure_build() -> Result<()> {
 /// What the fuzz targets need: libFuzzer is C++.
 pub fn ensure_cxx() -> Result<()> {
     if command::which("c++").is_some() { Ok(()) } else { install(&["g++"]) }
+}
+
+/// What packages are made with.
+pub fn ensure_package() -> Result<()> {
+    install(&missing_programs(&PACKAGE_PACKAGES))
 }
 
 /// What guests need.

@@ -1,5 +1,5 @@
-//! `test`: on the host, fuzz targets included, then in one guest a kernel; or, with `--systemd`, in guests that boot systemd on a
-//! Debian root. Ends with a line of the counts.
+//! `test`: on the host, fuzz targets and packages included, then in one guest a kernel; or, with `--systemd`, in guests that boot
+//! systemd on a Debian root. Ends with a line of the counts.
 
 use std::{
     io::{self, Write as _},
@@ -15,7 +15,7 @@ use crate::{
     counts::{Counts, Tee, cargo_line},
     fuzz,
     guest::Guest,
-    kernels, setup, systemd, vm,
+    kernels, package, setup, systemd, vm,
 };
 
 /// A boot where BPF LSM programs load and never run; it also lacks IPv6.
@@ -58,6 +58,9 @@ pub fn run(args: &Args) -> Result<u8> {
     let mut total = host(args.filter.as_deref())?;
     total.add(fuzz(args.filter.as_deref())?);
     if !args.host_only {
+        // They need the BPF toolchain, which `--host-only` does not.
+        let (passed, failed, skipped) = package::check::all(args.filter.as_deref())?;
+        total.add(Counts { passed, failed, skipped });
         setup::ensure_guest()?;
         let lines: Vec<&str> = match (args.all_kernels, args.kernels.is_empty()) {
             (true, _) => kernels::LINES.to_vec(),

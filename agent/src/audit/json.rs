@@ -32,7 +32,7 @@ pub struct PolicyId {
 }
 
 /// What records are explained with.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Context {
     /// The policy.
     pub policy: PolicyId,

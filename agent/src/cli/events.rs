@@ -111,7 +111,8 @@ fn text(line: &str) -> String {
 }
 
 /// What it was done to.
-fn subject(kind: &str, event: &Value) -> Option<String> {
+#[must_use]
+pub fn subject(kind: &str, event: &Value) -> Option<String> {
     let at = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
     let words = |pointer: &str| {
         let words = event.pointer(pointer).and_then(Value::as_array)?;

@@ -7,6 +7,7 @@ pub mod detach;
 pub mod doctor;
 pub mod events;
 pub mod exit;
+pub mod generate;
 pub mod guarantee;
 pub mod host;
 pub mod live;
@@ -14,6 +15,7 @@ pub mod policy;
 pub mod probe;
 pub mod remedy;
 pub mod run;
+pub mod serve;
 pub mod status;
 pub mod tag;
 
@@ -36,6 +38,8 @@ enum Verb {
     /// Check and compile policy files.
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
+    /// Hold workloads of this host to the policies in /etc/stockade/policies.d.
+    Daemon(serve::Args),
     /// Say what the daemon enforces, on what, and with what counts.
     Status(status::Args),
     /// Show what happened in the daemon's scopes.
@@ -48,6 +52,8 @@ enum Verb {
     Detach(detach::Args),
     #[command(name = "__probe", hide = true)]
     Probe(attempt::Place),
+    #[command(name = "__generate", hide = true)]
+    Generate(generate::Args),
 }
 
 /// Parses the command line and runs the verb; returns the exit code.
@@ -57,11 +63,18 @@ pub fn main() -> u8 {
         Verb::Run(args) => run::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Policy(verb) => policy::run(&verb),
+        Verb::Daemon(args) => serve::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Events(args) => events::run(&args),
         Verb::Tag(args) => tag::tag(&args),
         Verb::Untag(args) => tag::untag(&args),
-        Verb::Detach(args) => detach::run(&args, None),
+        Verb::Detach(args) => detach::run(&args, Some(release)),
         Verb::Probe(place) => probe::child(&place),
+        Verb::Generate(args) => generate::run(&args),
     }
+}
+
+/// What `stockade detach` does where no daemon is.
+fn release(pins: &std::path::Path) -> Result<(), String> {
+    crate::kernel::Pins::below(pins).remove_all().map(drop).map_err(|error| error.to_string())
 }

@@ -60,6 +60,26 @@ pub fn cgroup(boot: &Boot, boot_ns: u64, said: &CgroupEvent<'_>) -> Value {
     Value::Object(out)
 }
 
+/// A workload was killed before its first instruction.
+#[must_use]
+pub fn start_refused(
+    boot: &Boot,
+    boot_ns: u64,
+    scope: &str,
+    pid: u32,
+    cgroup_id: u64,
+    cgroup: &Path,
+    why: &str,
+) -> Value {
+    let mut out = event("start_refused", boot, boot_ns);
+    out.insert("scope".into(), json!(scope));
+    out.insert("pid".into(), json!(pid));
+    out.insert("cgroup_id".into(), json!(cgroup_id));
+    out.insert("cgroup".into(), json!(escape(cgroup.as_os_str().as_encoded_bytes())));
+    out.insert("why".into(), json!(why));
+    Value::Object(out)
+}
+
 /// Somebody asked the daemon who may not.
 #[must_use]
 pub fn peer(boot: &Boot, boot_ns: u64, pid: u32, uid: u32, cgroup: Option<&Path>, why: &str) -> Value {

@@ -94,7 +94,7 @@ pub fn load(path: &Path) -> Result<Config, Diagnostics> {
     };
     if !metadata.is_file() || metadata.len() > MAX_BYTES {
         let message = format!("is not a file of at most {MAX_BYTES} bytes");
-        return Err(failed(message, "docs/operations.md shows one"));
+        return Err(failed(message, "docs/api.md shows one"));
     }
     match fs::read_to_string(path) {
         Ok(text) => parse(&name, &text),
@@ -231,6 +231,23 @@ mod tests {
         assert_eq!(refused(&long).len(), 1);
         assert_eq!(refused("[api]\nsocket = \"/run/../tmp/x\"").len(), 1);
         assert_eq!(refused("[events]\nmax_size = -1").len(), 1);
+    }
+
+    #[test]
+    fn the_documented_file_is_one() {
+        let text: String = include_str!("../../../docs/api.md")
+            .lines()
+            .skip_while(|line| *line != "## Configuration")
+            .take_while(|line| *line != "## Who may ask")
+            .filter_map(|line| line.strip_prefix("    "))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        let expected = Config {
+            metrics: Some("127.0.0.1:9464".parse().unwrap()),
+            log: Some("/var/log/stockade/events.jsonl".into()),
+            ..Config::default()
+        };
+        assert_eq!(parse("docs/api.md", &text), Ok(expected));
     }
 
     #[test]

@@ -7,10 +7,15 @@
 //!
 //! The core is one thread that owns the enforcer; whatever is asked of it comes as a [`command::Command`].
 
+pub mod announce;
 pub mod api;
 pub mod client;
 pub mod command;
 pub mod config;
+pub mod core;
 pub mod hub;
+pub mod log;
 pub mod metrics;
 pub mod notify;
+pub mod policies;
+pub mod recorder;

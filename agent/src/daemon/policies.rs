@@ -14,12 +14,7 @@ use crate::{
         json::{Context, PolicyId},
     },
     policy::{
-        checked::{CheckedPolicy, Mode},
-        compile,
-        diagnostic::Diagnostics,
-        follow,
-        image::MapImage,
-        mounts::MountTable,
+        checked::CheckedPolicy, compile, diagnostic::Diagnostics, follow, image::MapImage, mounts::MountTable,
     },
 };
 
@@ -71,6 +66,12 @@ impl View {
         Ok(Self { namespace, mounts, root: process.join("root") })
     }
 
+    /// Whether a policy compiled for one holds for the other: links and mounts are the same.
+    #[must_use]
+    pub fn shows_the_same(&self, other: &Self) -> bool {
+        self.namespace == other.namespace && self.mounts == other.mounts
+    }
+
     /// Compiles a policy for it.
     ///
     /// # Errors
@@ -96,18 +97,11 @@ impl View {
     }
 }
 
-impl Compiled {
-    /// Says in events that a mode was switched by hand.
-    pub fn in_mode(mut self, mode: Mode) -> Self {
-        self.context.policy.mode = mode_name(mode);
-        self
-    }
-}
-
 fn namespace(process: &Path) -> io::Result<u32> {
     let link = fs::read_link(process.join("ns/mnt"))?;
     let text = link.to_string_lossy();
-    let number = text.strip_prefix("mnt:[").and_then(|rest| rest.strip_suffix(']')).and_then(|n| n.parse().ok());
+    let number =
+        text.strip_prefix("mnt:[").and_then(|rest| rest.strip_suffix(']')).and_then(|n| n.parse().ok());
     number.ok_or_else(|| io::Error::other(format!("{text} is no mount namespace")))
 }
 

@@ -102,6 +102,15 @@ impl Enforcer {
         }
     }
 
+    /// Holds a scope to nothing: what is still in it is allowed nothing.
+    ///
+    /// # Errors
+    /// If the map cannot be changed.
+    pub fn let_go(&mut self, scope: Scope) -> Result<(), KernelError> {
+        self.scopes()?.set(scope.0, Setting::default());
+        Ok(())
+    }
+
     /// What a scope is held to; slot 0: nothing, and nothing is allowed in it.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ mod error;
 mod hold;
 mod links;
 mod object;
+mod observe;
 mod pins;
 mod policy_maps;
 mod rename_lock;
@@ -33,6 +34,7 @@ pub use error::KernelError;
 pub use hold::{Entry, ScopeLabel};
 pub use links::{PinnedDirectory, remove_stale_pins};
 pub use object::find_debug as find_debug_object;
+pub use observe::TagReader;
 pub use pins::{Build, Found, Pins};
 
 use self::links::Link;

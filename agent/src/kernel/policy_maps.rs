@@ -74,6 +74,16 @@ pub(super) fn free(outer: &[OwnedFd; OUTER.len()]) -> Result<Slot, KernelError> 
     Err(KernelError::NoSlot)
 }
 
+/// Slots in which there is something.
+pub(super) fn taken(outer: &OwnedFd) -> Result<u64, KernelError> {
+    let mut taken = 0;
+    for slot in 1..MAX_SLOTS {
+        let found = sys::map_lookup(outer.as_fd(), &slot.to_ne_bytes(), &mut [0; 4]);
+        taken += u64::from(found.map_err(failed("looking into", OUTER[0]))?);
+    }
+    Ok(taken)
+}
+
 /// Waits until no program is running that may have read what a scope was held to before: the kernel does so when an array
 /// of maps is changed by a system call (`maybe_wait_bpf_programs`). Slot 0, which is nobody's, is what is changed.
 pub(super) fn wait_for_programs(outer: &[OwnedFd; OUTER.len()]) -> Result<(), KernelError> {

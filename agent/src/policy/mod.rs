@@ -5,6 +5,7 @@ pub mod check;
 pub mod checked;
 pub mod compile;
 pub mod diagnostic;
+pub mod document;
 pub mod dump;
 pub mod extend;
 pub mod follow;

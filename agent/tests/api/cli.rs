@@ -127,3 +127,61 @@ fn a_reader_who_has_enough_is_no_failure() {
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
 }
+
+/// `stockade run` with a policy that needs nothing of the host but the command.
+fn run(socket: &Path, flags: &[&str], script: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stockade"));
+    command.args(["run", "--socket"]).arg(socket).args(flags);
+    command.args(["--allow-read", "/**", "--", "/bin/sh", "-c", script]).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+#[test]
+fn run_goes_through_the_daemon() {
+    let daemon = Daemon::start(As::Member);
+    let folder = tempfile::tempdir().unwrap();
+    let events = folder.path().join("events.jsonl");
+    let flags = ["--daemon", "always", "--events", events.to_str().unwrap()];
+    let output = run(&daemon.path, &flags, "echo out; exit 7");
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(7), &b"out\n"[..]), "{output:?}");
+    let asked = daemon.asked.all();
+    assert!(asked.len() == 2 && asked[0].starts_with("run ") && asked[1] == "end run-1", "{asked:?}");
+    let told = std::fs::read_to_string(&events).unwrap();
+    assert!(told.lines().count() == 2 && told.contains("begin") && told.contains("end"), "{told}");
+    // Where there is one it is used; where there is none, that is said.
+    assert_eq!(run(&daemon.path, &[], "exit 8").status.code(), Some(8));
+    let none = run(Path::new("/no/such.sock"), &["--daemon", "always"], "echo out");
+    assert_eq!((none.status.code(), none.stdout.len()), (Some(4), 0));
+}
+
+#[test]
+fn signals_reach_a_command_that_the_daemon_polices() {
+    let daemon = Daemon::start(As::Root);
+    let output = run(&daemon.path, &["--daemon", "always"], "kill -TERM $$");
+    assert_eq!(output.status.code(), Some(128 + 15), "{output:?}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_stockade"));
+    command.args(["run", "--daemon", "always", "--socket"]).arg(&daemon.path);
+    command.args([
+        "--allow-read",
+        "/**",
+        "/bin/sh",
+        "-c",
+        "trap 'exit 9' TERM; echo; while :; do sleep 0.1; done",
+    ]);
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let pid = nix::unistd::Pid::from_raw(child.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(9));
+    daemon.asked.wait_for("end run-2");
+}
+
+#[test]
+fn what_a_policy_cannot_say_is_not_told_to_the_daemon() {
+    let daemon = Daemon::start(As::Root);
+    let output = run(&daemon.path, &["--daemon", "always", "--deny-read", "/etc/shadow"], "echo out");
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(2), 0));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("--deny-read"));
+    assert!(daemon.asked.all().is_empty());
+}

@@ -22,7 +22,7 @@ fn start(client: &Client, policy: &str, program: &str, script: String) -> Result
         Launch { program: Path::new(program), words: &words, user: None, keep_capabilities: true, join }
             .start()
     };
-    Run::start(client, Wanted { policy: policy.into(), audit_all: false }, launch)
+    Run::start(client, Wanted { policy: policy.into(), audit_all: false, allow_degraded: false }, launch)
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {
@@ -68,6 +68,17 @@ fn a_refused_command_never_runs() {
     );
     let none = start(&Client::new(Path::new("/no/such.sock")), "ok", "/bin/sh", script).unwrap_err();
     assert!(matches!(none, RunError::Daemon(ClientError::NoDaemon { .. })));
+    assert!(!proof.exists());
+}
+
+#[test]
+fn a_degraded_daemon_runs_nothing_unless_that_is_allowed() {
+    let daemon = Daemon::start(As::Root);
+    let folder = tempfile::tempdir().unwrap();
+    let (proof, script) = proof(&folder);
+    let refused = start(&Client::new(&daemon.path), "degraded", "/bin/sh", script).unwrap_err();
+    assert!(matches!(refused, RunError::Degraded), "{refused}");
+    daemon.asked.wait_for("end run-1");
     assert!(!proof.exists());
 }
 

@@ -145,8 +145,7 @@ fn answer(command: Command, hub: &Hub, asked: &Asked, runs: &mut u32) {
             for (scope, text) in [("another", "no"), (scope.as_str(), "begin")] {
                 publish(hub, scope, text, Some(request.uid));
             }
-            let started =
-                json!({ "scope": scope, "cgroup": "/r", "guarantees": ["tcp4"], "degraded": false });
+            let started = json!({ "scope": scope, "cgroup": "/r", "guarantees": ["tcp4"], "degraded": request.policy == "degraded" });
             drop(reply.send(Ok(serde_json::from_value(started).unwrap())));
         }
         Command::RunEnded { scope, reply } => {

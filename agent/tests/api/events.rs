@@ -7,6 +7,7 @@ use std::{
 };
 
 use serde_json::Value;
+use stockade::daemon::api::limit::Limits;
 
 use super::{
     core::publish,
@@ -112,7 +113,8 @@ fn a_slow_reader_is_told_what_it_has_missed_and_holds_up_nobody() {
 
 #[test]
 fn a_thousand_readers_over_sockets() {
-    let daemon = Daemon::start(As::Root);
+    let limits = Limits { others: 2000, per_user: 2000, ..Limits::default() };
+    let daemon = Daemon::with(As::Root, limits);
     // Of a soft limit of 1024 descriptors on many hosts.
     let (_, most) = nix::sys::resource::getrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE).unwrap();
     nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, most, most).unwrap();

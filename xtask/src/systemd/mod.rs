@@ -1,7 +1,7 @@
 //! Guests that boot systemd on a Debian root: what a real host does, with the package installed on it.
 
 mod disk;
-mod package;
+mod packages;
 mod root;
 
 use std::{
@@ -58,7 +58,6 @@ impl Suite {
 /// Runs the scenarios whose name starts with one of `only` (all if there is none) on each suite (both if there is none).
 pub fn run(suites: &[Suite], only: &[String]) -> Result<Counts> {
     setup::ensure_systemd()?;
-    build::all()?;
     build::release(&["--package", "stockade-tests"])?;
     let payload = tempfile::tempdir()?;
     for program in ["host", "stockade"] {
@@ -67,7 +66,7 @@ pub fn run(suites: &[Suite], only: &[String]) -> Result<Counts> {
             .with_context(|| format!("copying {}", from.display()))?;
     }
     fs::write(payload.path().join("run.sh"), RUN)?;
-    package::copy(payload.path())?;
+    packages::build(payload.path())?;
     fs::write(
         payload.path().join("only"),
         only.iter().map(|prefix| format!("{prefix}\n")).collect::<String>(),

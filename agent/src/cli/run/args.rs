@@ -2,6 +2,8 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
+use crate::cli::daemon::Socket;
+
 /// `stockade run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -50,6 +52,12 @@ pub struct Args {
     /// Start although only the network can be policed.
     #[arg(long, value_parser = ["network-only"])]
     pub allow_degraded: Option<String>,
+    /// Through the daemon: if there is one, always, or never.
+    #[arg(long, value_parser = ["auto", "always", "never"], default_value = "auto")]
+    pub daemon: String,
+    /// The daemon's socket.
+    #[command(flatten)]
+    pub socket: Socket,
     /// Run as this user; through sudo it is who called it.
     #[arg(long)]
     pub user: Option<String>,

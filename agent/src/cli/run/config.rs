@@ -38,6 +38,8 @@ pub struct Config {
     pub user: Option<User>,
     /// A command that runs as root keeps its capabilities.
     pub keep_capabilities: bool,
+    /// The policy, as it was put together.
+    pub checked: CheckedPolicy,
     /// The policy, for events.
     pub policy: PolicyId,
     /// Denials are enforced.
@@ -82,6 +84,7 @@ impl Config {
         let digest = digest(&policy);
         let mountinfo = fs::read("/proc/self/mountinfo").map_err(Refused::own)?;
         let mounts = MountTable::parse(&mountinfo).map_err(Refused::own)?;
+        let checked = policy.clone();
         follow_links(&mut policy, &mounts).map_err(usage)?;
         let (image, _) = compile::compile(&policy, &mounts).map_err(usage)?;
         Ok(Self {
@@ -89,6 +92,7 @@ impl Config {
             words: args.command.clone(),
             user,
             keep_capabilities: args.keep_capabilities,
+            checked,
             policy: PolicyId { name: policy.name.clone(), digest, mode: mode_name(policy.mode) },
             enforce: policy.mode == Mode::Enforce,
             image,

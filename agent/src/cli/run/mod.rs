@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! args -> config (looked up and checked) -> prepare (proved and policed) -> supervise -> report
+//!                                        -> managed (by the daemon)
 //! ```
 
 mod args;
 mod config;
 mod events;
+mod managed;
 mod prepare;
 mod report;
 mod supervise;
@@ -61,6 +63,9 @@ pub fn run(args: &Args) -> u8 {
 
 fn attempt(args: &Args) -> Result<u8, Refused> {
     let config = Config::resolve(args)?;
+    if let Some(managed) = managed::choose(args, &config)? {
+        return managed.run(&config);
+    }
     // Before anything has to be cleaned up: a pipe is opened when somebody reads it.
     let out = config.events.as_ref().map(events::Destination::open).transpose();
     let out = out.map_err(|error| Refused::new(exit::USAGE, error))?;
@@ -136,21 +141,27 @@ fn start<'a>(config: &'a Config, prepared: &Prepared, origin: &'a Origin) -> Res
 }
 
 fn launch(config: &Config, prepared: &Prepared) -> Result<Pid, Refused> {
-    let launch = Launch {
+    let join = Join::Procs(prepared.cgroup.procs().map_err(Refused::own)?);
+    let child = command(config, join).start().map_err(|error| unstarted(&error))?;
+    Ok(Pid::from_raw(child.id() as i32))
+}
+
+fn command(config: &Config, join: Join) -> Launch<'_> {
+    Launch {
         program: &config.program,
         words: &config.words,
         user: config.user.as_ref(),
         keep_capabilities: config.keep_capabilities,
-        join: Join::Procs(prepared.cgroup.procs().map_err(Refused::own)?),
+        join,
+    }
+}
+
+fn unstarted(error: &LaunchError) -> Refused {
+    let code = match error {
+        LaunchError::Own { .. } => exit::OWN_FAILURE,
+        // A file that is there, and yet "not found", names a loader that is not.
+        LaunchError::Exec { program, .. } if !program.exists() => exit::NOT_FOUND,
+        LaunchError::Exec { .. } => exit::NOT_EXECUTABLE,
     };
-    let child = launch.start().map_err(|error| {
-        let code = match &error {
-            LaunchError::Own { .. } => exit::OWN_FAILURE,
-            // A file that is there, and yet "not found", names a loader that is not.
-            LaunchError::Exec { program, .. } if !program.exists() => exit::NOT_FOUND,
-            LaunchError::Exec { .. } => exit::NOT_EXECUTABLE,
-        };
-        Refused::new(code, error)
-    })?;
-    Ok(Pid::from_raw(child.id() as i32))
+    Refused::new(code, error)
 }

@@ -45,6 +45,10 @@ pub struct Supervisor<'a> {
     pub before: [u64; COUNTERS],
 }
 
+/// The command as a process: what becomes of it, and signals for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Command(pub Pid);
+
 impl Supervisor<'_> {
     /// Until the command has ended.
     ///
@@ -52,7 +56,8 @@ impl Supervisor<'_> {
     /// If the ring, the signals or the command cannot be watched.
     pub async fn follow(&mut self, signals: &SignalFd) -> io::Result<ExitStatus> {
         // Came while there was no command yet that the terminal could have sent them to.
-        if let Some(status) = self.signals(signals, true)? {
+        let command = Command(self.pid);
+        if let Some(status) = command.signals(signals, true)? {
             return Ok(status);
         }
         // SAFETY: the descriptor is borrowed for longer than this lives, and stays the same.
@@ -62,7 +67,7 @@ impl Supervisor<'_> {
                 biased;
                 ready = arrival.readable() => {
                     let mut ready = ready?;
-                    if let Some(status) = self.signals(signals, false)? {
+                    if let Some(status) = command.signals(signals, false)? {
                         return Ok(status);
                     }
                     ready.clear_ready();
@@ -109,8 +114,15 @@ impl Supervisor<'_> {
         }
         Ok(counters)
     }
+}
 
-    fn signals(&self, signals: &SignalFd, early: bool) -> io::Result<Option<ExitStatus>> {
+impl Command {
+    /// Passes on what came; the command's status, if it has ended. `early`: nobody has passed on anything yet, not even the
+    /// terminal.
+    ///
+    /// # Errors
+    /// If the signals or the command cannot be looked at.
+    pub fn signals(self, signals: &SignalFd, early: bool) -> io::Result<Option<ExitStatus>> {
         let mut look = early;
         while let Some(info) = signals.read_signal()? {
             match signals::action(&info) {
@@ -127,15 +139,15 @@ impl Supervisor<'_> {
         if look { self.state() } else { Ok(None) }
     }
 
-    fn send(&self, signal: Signal) {
+    fn send(self, signal: Signal) {
         // It may have ended meanwhile.
-        let _ = signal::kill(self.pid, signal);
+        let _ = signal::kill(self.0, signal);
     }
 
     /// The command's status, if it has ended. If it was stopped by job control, so are we.
-    fn state(&self) -> io::Result<Option<ExitStatus>> {
+    fn state(self) -> io::Result<Option<ExitStatus>> {
         loop {
-            match waitpid(self.pid, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
+            match waitpid(self.0, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
                 Ok(WaitStatus::Exited(_, code)) => return Ok(Some(ExitStatus::from_raw((code & 0xff) << 8))),
                 Ok(WaitStatus::Signaled(_, signal, core)) => {
                     return Ok(Some(ExitStatus::from_raw(signal as i32 | if core { 0x80 } else { 0 })));

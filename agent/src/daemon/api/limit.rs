@@ -39,7 +39,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             root: 4096,
-            others: 512,
+            others: 256,
             per_user: 128,
             refusals: 32,
             tcp: 32,

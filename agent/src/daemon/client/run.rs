@@ -27,6 +27,11 @@ pub enum RunError {
     /// There is no daemon, or it refused.
     #[error(transparent)]
     Daemon(#[from] ClientError),
+    /// The daemon polices the network only, and that was not allowed.
+    #[error(
+        "the daemon cannot police files, only connects, sends and sockets; `stockade doctor` says why, --allow-degraded network-only accepts it"
+    )]
+    Degraded,
     /// The command could not be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
@@ -58,6 +63,8 @@ pub struct Wanted {
     pub policy: String,
     /// Report allowed reads and sends too.
     pub audit_all: bool,
+    /// Start although the daemon cannot police files.
+    pub allow_degraded: bool,
 }
 
 impl Run {
@@ -153,8 +160,14 @@ fn talk(client: &Client, wanted: Wanted, mut keeper: Keeper, answer: &Started, e
             return;
         }
     };
+    let allow_degraded = wanted.allow_degraded;
     runtime.block_on(async {
         match ask(client, wanted, pid).await {
+            // The connection ends here, and with it the run.
+            Ok((started, _)) if started.degraded && !allow_degraded => {
+                let _ = keeper.decide(false);
+                let _ = answer.send(Err(RunError::Degraded));
+            }
             Ok((started, lines)) => {
                 if keeper.decide(true).is_ok() && answer.send(Ok(started)).is_ok() {
                     forward(lines, events).await;
@@ -170,7 +183,7 @@ fn talk(client: &Client, wanted: Wanted, mut keeper: Keeper, answer: &Started, e
 
 async fn ask(client: &Client, wanted: Wanted, pid: u32) -> Result<(RunStarted, Lines), ClientError> {
     let step = "asking for a run";
-    let Wanted { policy, audit_all } = wanted;
+    let Wanted { policy, audit_all, allow_degraded: _ } = wanted;
     let request = RunRequest { policy, pid, uid: 0, client: 0, audit_all };
     let not_json = |error: serde_json::Error| ClientError::Broken { step, message: error.to_string() };
     let body = serde_json::to_vec(&request).map_err(not_json)?;

@@ -4,14 +4,11 @@ use std::{fs, io::Write as _, path::Path, process::Command};
 
 use anyhow::{Context as _, Result};
 
-use crate::command;
+use crate::{command, package};
 
-/// Copies `target/package/stockade_*_amd64.deb` as `stockade.deb`, and makes `stockade-next.deb` of it. Without a package there is
-/// none in the guest either: the scenarios that need it say so and fail.
-pub fn copy(payload: &Path) -> Result<()> {
-    let Some(package) = newest(&command::root().join("target/package")) else {
-        return Ok(());
-    };
+/// Builds the package as `stockade.deb`, and makes `stockade-next.deb` of it.
+pub fn build(payload: &Path) -> Result<()> {
+    let package = package::build(1)?.deb;
     fs::copy(&package, payload.join("stockade.deb"))
         .with_context(|| format!("copying {}", package.display()))?;
     let scratch = tempfile::tempdir()?;
@@ -35,16 +32,6 @@ pub fn copy(payload: &Path) -> Result<()> {
     // It reports on stdout, which is the tests'.
     dpkg.arg(payload.join("stockade-next.deb")).stdout(std::io::stderr());
     command::run(&mut dpkg)
-}
-
-fn newest(folder: &Path) -> Option<std::path::PathBuf> {
-    let files = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
-    files
-        .filter(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with("stockade_") && name.ends_with("_amd64.deb")
-        })
-        .max_by_key(|path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok())
 }
 
 /// Control data with a version that comes after.

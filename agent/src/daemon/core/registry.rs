@@ -1,0 +1,177 @@
+//! The scopes there are: each a policy, and an instance for each view of the mounts that it is compiled for.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use stockade_common::tag::{SCOPE_AUDIT_ALL, SCOPE_CGROUP_EMITS, SCOPE_ENFORCE};
+
+use crate::{
+    audit::json::Context,
+    daemon::{command::ScopeKind, policies::View},
+    kernel::{Entry, Scope, Slot},
+    policy::{
+        checked::{CheckedPolicy, Mode},
+        image::MapImage,
+    },
+    scope::cgroup::OwnCgroup,
+};
+
+/// A policy compiled for one view, in the kernel.
+#[derive(Debug)]
+pub struct Instance {
+    /// What its cgroups are tagged with.
+    pub scope: Scope,
+    /// Where its tables are.
+    pub slot: Slot,
+    /// What was compiled, and for what; `None`: what an earlier daemon has left, of which that is not known.
+    pub compiled: Option<(View, Arc<MapImage>)>,
+    /// For events.
+    pub context: Arc<Context>,
+}
+
+/// A scope.
+#[derive(Debug)]
+pub struct ScopeState {
+    /// Where it comes from.
+    pub kind: ScopeKind,
+    /// The policy; `None` if its file is gone, or was never read: what an earlier daemon has left.
+    pub policy: Option<CheckedPolicy>,
+    /// The file.
+    pub source: Option<PathBuf>,
+    /// Switched by hand.
+    pub mode: Option<Mode>,
+    /// When those who enter are policed.
+    pub entry: Entry,
+    /// Who started the run.
+    pub uid: Option<u32>,
+    /// The run's cgroup.
+    pub cgroup: Option<OwnCgroup>,
+    /// Allowed reads and sends are reported too.
+    pub audit_all: bool,
+    /// The first is the one for the host's own view.
+    pub instances: Vec<Instance>,
+}
+
+impl ScopeState {
+    /// Whether denials are enforced.
+    #[must_use]
+    pub fn effective_mode(&self) -> Mode {
+        let written = self.policy.as_ref().map_or(Mode::Enforce, |policy| policy.mode);
+        self.mode.unwrap_or(written)
+    }
+
+    /// `SCOPE_*` flags.
+    #[must_use]
+    pub fn flags(&self, degraded: bool) -> u32 {
+        let enforce = self.effective_mode() == Mode::Enforce;
+        [(enforce, SCOPE_ENFORCE), (self.audit_all, SCOPE_AUDIT_ALL), (degraded, SCOPE_CGROUP_EMITS)]
+            .into_iter()
+            .filter(|(wanted, _)| *wanted)
+            .fold(0, |flags, (_, flag)| flags | flag)
+    }
+}
+
+/// What is known of a tagged cgroup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaggedCgroup {
+    /// From the root of the v2 hierarchy.
+    pub path: PathBuf,
+    /// When.
+    pub since: SystemTime,
+    /// How.
+    pub how: How,
+    /// What may have happened before, or is untouched.
+    pub window: Vec<String>,
+}
+
+/// How a cgroup came to be tagged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// By the kernel programs, before anything was in it.
+    AtCreation,
+    /// When its workload was about to begin: it was a container's.
+    AtStart,
+    /// While something ran in it.
+    Running,
+    /// By hand.
+    ByHand,
+    /// By an earlier daemon.
+    Adopted,
+    /// For a run.
+    Run,
+}
+
+impl How {
+    /// As the API says it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AtCreation => "at_creation",
+            Self::AtStart => "at_start",
+            Self::Running => "running",
+            Self::ByHand => "by_hand",
+            Self::Adopted => "adopted",
+            Self::Run => "run",
+        }
+    }
+}
+
+/// All scopes by name, and the numbers that are taken.
+#[derive(Debug, Default)]
+pub struct Registry {
+    /// By name.
+    pub scopes: BTreeMap<String, ScopeState>,
+    /// By kernel id. Only those that were tagged for themselves: what is below them has inherited.
+    pub cgroups: BTreeMap<u64, TaggedCgroup>,
+}
+
+impl Registry {
+    /// Name and instance of a scope's number.
+    #[must_use]
+    pub fn find(&self, scope: Scope) -> Option<(&str, &Instance)> {
+        self.scopes.iter().find_map(|(name, state)| {
+            let instance = state.instances.iter().find(|instance| instance.scope == scope)?;
+            Some((name.as_str(), instance))
+        })
+    }
+
+    /// All numbers that are taken.
+    pub fn numbers(&self) -> impl Iterator<Item = Scope> {
+        self.scopes.values().flat_map(|state| &state.instances).map(|instance| instance.scope)
+    }
+
+    /// The number of the tagged cgroup that is `path` or the nearest above it.
+    #[must_use]
+    pub fn above(&self, path: &Path) -> Option<u64> {
+        let below = self.cgroups.iter().filter(|(_, cgroup)| path.starts_with(&cgroup.path));
+        below.max_by_key(|(_, cgroup)| cgroup.path.components().count()).map(|(id, _)| *id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cgroup(path: &str) -> TaggedCgroup {
+        TaggedCgroup {
+            path: path.into(),
+            since: SystemTime::UNIX_EPOCH,
+            how: How::Running,
+            window: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_nearest_cgroup_above_is_found_by_components() {
+        let mut registry = Registry::default();
+        registry.cgroups.insert(1, cgroup("/ci.slice"));
+        registry.cgroups.insert(2, cgroup("/ci.slice/a"));
+        assert_eq!(registry.above(Path::new("/ci.slice/a/b")), Some(2));
+        assert_eq!(registry.above(Path::new("/ci.slice/ab")), Some(1));
+        assert_eq!(registry.above(Path::new("/ci.slicex")), None);
+    }
+}

@@ -1,0 +1,367 @@
+//! Policies put in place of others: everything is compiled, checked and in the kernel before the first scope is switched.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use stockade_common::{limits::UNDECIDED_SCOPE, tag::label_kind};
+
+use super::{
+    Core, refusal, refused_by_kernel,
+    registry::{Instance, ScopeState},
+};
+use crate::{
+    audit::{digest::mode_name, json::Context},
+    daemon::{
+        command::{Refusal, RefusalKind, Reloaded, ScopeKind, ScopeStatus},
+        policies::{Compiled, View},
+    },
+    kernel::{Entry, Scope, ScopeLabel, Slot},
+    policy::{
+        checked::Mode,
+        host::{self, CgroupRule},
+        image::MapImage,
+        scope::Start,
+    },
+    scope::{
+        host::{HostPolicies, HostPolicy, load, spare},
+        matcher::Matcher,
+    },
+};
+
+/// What a reload came to.
+#[derive(Debug)]
+pub(super) struct Applied(Reloaded);
+
+impl Applied {
+    /// For who asked.
+    pub(super) fn report(self) -> Reloaded {
+        self.0
+    }
+}
+
+/// An instance with what takes its place.
+struct Replacement {
+    name: String,
+    scope: Scope,
+    /// `None`: new.
+    before: Option<Slot>,
+    slot: Slot,
+    view: View,
+    image: Arc<MapImage>,
+    context: Arc<Context>,
+    flags: u32,
+}
+
+impl Core {
+    /// Reads the policies again, and puts them in place if all of them are right.
+    pub(super) fn reload(&mut self) -> Result<Applied, Refusal> {
+        let applied = self.try_reload();
+        match &applied {
+            Ok(Applied(reloaded)) => {
+                self.reloads.applied += 1;
+                let message = format!(
+                    "changed {:?}, added {:?}, removed {:?}",
+                    reloaded.changed, reloaded.added, reloaded.removed
+                );
+                self.tell_of_itself("reloaded", &message);
+            }
+            Err(refusal) => {
+                self.reloads.refused += 1;
+                let message = refusal.message.clone();
+                self.tell_of_itself("reload_refused", &message);
+            }
+        }
+        applied
+    }
+
+    fn try_reload(&mut self) -> Result<Applied, Refusal> {
+        let invalid = |error: &dyn std::fmt::Display| refusal(RefusalKind::Invalid, error);
+        let policies = load(&self.directory).map_err(|error| invalid(&error))?;
+        spare(&policies, &self.own).map_err(|error| invalid(&error))?;
+        let host = View::of(1).map_err(|error| {
+            refusal(RefusalKind::Failed, format!("reading the mounts of process 1: {error}"))
+        })?;
+        let mut reloaded = Reloaded { changed: vec![], added: vec![], removed: vec![], unchanged: vec![] };
+        let mut replacements = Vec::new();
+        let prepared = self.prepare(&policies, &host, &mut reloaded, &mut replacements);
+        let matcher = Matcher::new(&policies);
+        let prepared = prepared.and_then(|()| {
+            let numbers = numbers(&policies, &self.registry.scopes, &replacements);
+            self.host_table(&matcher, &policies, &numbers, &host)
+        });
+        let table = match prepared {
+            Ok(table) => table,
+            Err(refusal) => {
+                // Nothing is held to them yet.
+                for replacement in &replacements {
+                    if let Err(error) = self.enforcer.remove(replacement.slot) {
+                        eprintln!("stockade: {error}");
+                    }
+                }
+                return Err(refusal);
+            }
+        };
+        self.switch(policies, matcher, host, replacements, &table, &mut reloaded)?;
+        Ok(Applied(reloaded))
+    }
+
+    /// Compiles and installs whatever is another than before.
+    fn prepare(
+        &mut self,
+        policies: &HostPolicies,
+        host: &View,
+        reloaded: &mut Reloaded,
+        replacements: &mut Vec<Replacement>,
+    ) -> Result<(), Refusal> {
+        let mut taken: Vec<Scope> = self.registry.numbers().collect();
+        let tags = self.enforcer.tags().map_err(|error| refused_by_kernel(&error))?;
+        for HostPolicy { name, policy, .. } in &policies.policies {
+            let known = self.registry.scopes.get(name).filter(|state| state.kind == ScopeKind::Policy);
+            if known.is_none() && self.registry.scopes.contains_key(name) {
+                return Err(refusal(RefusalKind::Conflict, format!("{name:?} is the name of a run")));
+            }
+            let same_rules = known.is_some_and(|state| {
+                state.policy.as_ref().is_some_and(|before| {
+                    before.paths == policy.paths
+                        && before.destinations == policy.destinations
+                        && before.rules == policy.rules
+                        && before.mode == policy.mode
+                })
+            });
+            let mut views: Vec<(Option<(Scope, Slot)>, View)> = Vec::new();
+            match known {
+                None => views.push((None, host.clone())),
+                Some(state) => {
+                    for (index, instance) in state.instances.iter().enumerate() {
+                        let before = Some((instance.scope, instance.slot));
+                        match &instance.compiled {
+                            _ if index == 0 => {
+                                let same = instance
+                                    .compiled
+                                    .as_ref()
+                                    .is_some_and(|(view, _)| view.shows_the_same(host));
+                                if !(same && same_rules) {
+                                    views.push((before, host.clone()));
+                                }
+                            }
+                            Some((view, _)) if !same_rules => views.push((before, view.clone())),
+                            Some(_) => {}
+                            None => views.push((before, self.view_of_adopted(&tags, instance.scope)?)),
+                        }
+                    }
+                }
+            }
+            match (known.is_some(), same_rules) {
+                (false, _) => reloaded.added.push(name.clone()),
+                (true, false) => reloaded.changed.push(name.clone()),
+                (true, true) => reloaded.unchanged.push(name.clone()),
+            }
+            // A mode that was set by hand ends with a reload.
+            let flags = ScopeState {
+                kind: ScopeKind::Policy,
+                policy: Some(policy.clone()),
+                source: None,
+                mode: None,
+                entry: Entry::Starting,
+                uid: None,
+                cgroup: None,
+                audit_all: false,
+                instances: Vec::new(),
+            }
+            .flags(self.degraded);
+            for (before, view) in views {
+                let Compiled { image, context, warnings } = view
+                    .compile(name, policy, &self.boot)
+                    .map_err(|error| refusal(RefusalKind::Invalid, error))?;
+                for warning in warnings {
+                    eprintln!("stockade: warning: {warning}");
+                }
+                let scope = match before {
+                    Some((scope, _)) => scope,
+                    None => free(&taken)?,
+                };
+                taken.push(scope);
+                let slot = self.enforcer.install(&image).map_err(|error| refused_by_kernel(&error))?;
+                replacements.push(Replacement {
+                    name: name.clone(),
+                    scope,
+                    before: before.map(|(_, slot)| slot),
+                    slot,
+                    view,
+                    image: Arc::new(image),
+                    context: Arc::new(context),
+                    flags,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// What an earlier daemon has compiled for a container: from a process in it.
+    fn view_of_adopted(&self, tags: &[(u64, Scope)], scope: Scope) -> Result<View, Refusal> {
+        let nodes = self.tree.walk(std::path::Path::new("/"));
+        let nodes = nodes.map_err(|error| refusal(RefusalKind::Failed, error))?;
+        for node in nodes.iter().filter(|node| tags.contains(&(node.id, scope))) {
+            let pids = self.tree.processes(&node.path).unwrap_or_default();
+            if let Some(view) = pids.into_iter().find_map(|pid| View::of(pid).ok()) {
+                return Ok(view);
+            }
+        }
+        // Nobody is in it: whatever enters is stopped, and gets a view of its own.
+        Ok(self.host.clone())
+    }
+
+    fn host_table(
+        &mut self,
+        matcher: &Matcher,
+        policies: &HostPolicies,
+        numbers: &BTreeMap<String, Scope>,
+        host: &View,
+    ) -> Result<MapImage, Refusal> {
+        let rules: Vec<CgroupRule> = matcher
+            .kernel_patterns()
+            .into_iter()
+            .filter_map(|pattern| {
+                let name = &policies.policies.get(pattern.policy)?.name;
+                let scope = if pattern.needs_container { UNDECIDED_SCOPE } else { numbers.get(name)?.0 };
+                Some(CgroupRule { pattern: pattern.glob, scope, exclude: pattern.exclude })
+            })
+            .collect();
+        let image = host::compile(&rules, &host.mounts);
+        image.map_err(|error| {
+            refusal(RefusalKind::Invalid, format!("the scopes of all policies together: {error}"))
+        })
+    }
+
+    /// From here on nothing is compiled any more: words are written, and what is not used any longer is taken away.
+    fn switch(
+        &mut self,
+        policies: HostPolicies,
+        matcher: Matcher,
+        host: View,
+        replacements: Vec<Replacement>,
+        table: &MapImage,
+        reloaded: &mut Reloaded,
+    ) -> Result<(), Refusal> {
+        let kernel = |error| refused_by_kernel(&error);
+        for HostPolicy { name, file, policy } in &policies.policies {
+            let entry = match policy.scope.as_ref().map(|scope| scope.start) {
+                Some(Start::AtOnce) => Entry::AtOnce,
+                _ => Entry::Starting,
+            };
+            let state = self.registry.scopes.entry(name.clone()).or_insert_with(|| ScopeState {
+                kind: ScopeKind::Policy,
+                policy: None,
+                source: None,
+                mode: None,
+                entry,
+                uid: None,
+                cgroup: None,
+                audit_all: false,
+                instances: Vec::new(),
+            });
+            (state.policy, state.source, state.mode, state.entry) =
+                (Some(policy.clone()), Some(file.clone()), None, entry);
+        }
+        let mut free = Vec::new();
+        for Replacement { name, scope, before, slot, view, image, context, flags } in replacements {
+            self.recorder.know(slot, context.clone(), None);
+            if before.is_none() {
+                self.enforcer.clear_counters(scope).map_err(kernel)?;
+                let label = ScopeLabel { kind: label_kind::POLICY, uid: 0, name: name.clone() };
+                self.enforcer.label(scope, Some(&label)).map_err(kernel)?;
+            }
+            self.enforcer.hold(scope, slot, flags).map_err(kernel)?;
+            free.extend(before);
+            let instance = Instance { scope, slot, compiled: Some((view, image)), context };
+            if let Some(state) = self.registry.scopes.get_mut(&name) {
+                match state.instances.iter_mut().find(|instance| instance.scope == scope) {
+                    Some(known) => *known = instance,
+                    None => state.instances.push(instance),
+                }
+            }
+        }
+        self.enforcer.hold_host(table).map_err(kernel)?;
+        (self.policies, self.matcher, self.host) = (policies, matcher, host);
+        // The walk takes the cgroups of scopes that are gone to where they belong now.
+        let gone: Vec<String> = self
+            .registry
+            .scopes
+            .iter()
+            .filter(|(name, state)| state.kind == ScopeKind::Policy && self.policies.named(name).is_none())
+            .map(|(name, _)| name.clone())
+            .collect();
+        self.sort(&gone)?;
+        for name in gone {
+            self.remove_scope(&name)?;
+            reloaded.removed.push(name);
+        }
+        for slot in free {
+            if slot.0 != 0 {
+                self.enforcer.remove(slot).map_err(kernel)?;
+                self.retired.push(slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away a scope in which nothing is any more.
+    pub(super) fn remove_scope(&mut self, name: &str) -> Result<(), Refusal> {
+        let Some(state) = self.registry.scopes.remove(name) else { return Ok(()) };
+        for instance in &state.instances {
+            self.remove_instance(instance)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_instance(&mut self, instance: &Instance) -> Result<(), Refusal> {
+        let kernel = |error| refused_by_kernel(&error);
+        self.enforcer.let_go(instance.scope).map_err(kernel)?;
+        if instance.slot.0 != 0 {
+            self.enforcer.remove(instance.slot).map_err(kernel)?;
+            self.retired.push(instance.slot);
+        }
+        self.enforcer.label(instance.scope, None).map_err(kernel)?;
+        self.recorder.scope_ended(instance.scope);
+        Ok(())
+    }
+
+    pub(super) fn set_mode(&mut self, name: &str, mode: Mode) -> Result<ScopeStatus, Refusal> {
+        self.state(name)?;
+        let degraded = self.degraded;
+        if let Some(state) = self.registry.scopes.get_mut(name) {
+            state.mode = Some(mode);
+            let flags = state.flags(degraded);
+            for instance in &mut state.instances {
+                let mut context = Context::clone(&instance.context);
+                context.policy.mode = mode_name(mode);
+                instance.context = Arc::new(context);
+                self.recorder.know(instance.slot, instance.context.clone(), state.uid);
+                self.enforcer
+                    .hold(instance.scope, instance.slot, flags)
+                    .map_err(|error| refused_by_kernel(&error))?;
+            }
+        }
+        self.tell_of_itself("mode", &format!("{name}: {}", mode_name(mode)));
+        self.scope_status(name)
+    }
+}
+
+fn free(taken: &[Scope]) -> Result<Scope, Refusal> {
+    (1..UNDECIDED_SCOPE)
+        .map(Scope)
+        .find(|scope| !taken.contains(scope))
+        .ok_or_else(|| refusal(RefusalKind::Failed, "all scopes are taken"))
+}
+
+/// The number of each policy's first instance.
+fn numbers(
+    policies: &HostPolicies,
+    scopes: &BTreeMap<String, ScopeState>,
+    replacements: &[Replacement],
+) -> BTreeMap<String, Scope> {
+    let number = |name: &str| {
+        let known = scopes.get(name).and_then(|state| state.instances.first()).map(|instance| instance.scope);
+        known.or_else(|| replacements.iter().find(|new| new.name == name).map(|new| new.scope))
+    };
+    policies.policies.iter().filter_map(|policy| Some((policy.name.clone(), number(&policy.name)?))).collect()
+}

@@ -1,0 +1,122 @@
+//! `stockade run` through the daemon: a cgroup with a policy of its own, for as long as the client says.
+
+use std::sync::Arc;
+
+use stockade_common::tag::label_kind;
+
+use super::{
+    Core,
+    cgroups::Wanted,
+    refusal, refused_by_kernel,
+    registry::{How, Instance, ScopeState},
+};
+use crate::{
+    daemon::{
+        command::{Refusal, RefusalKind, RunEnded, RunRequest, RunStarted, ScopeKind},
+        policies::{Compiled, View},
+    },
+    kernel::{Entry, ScopeLabel},
+    policy::{
+        check::{self, Overlay},
+        parse::{Document, Source},
+    },
+    scope::{cgroup::OwnCgroup, tree::Node},
+};
+
+impl Core {
+    pub(super) fn run(&mut self, request: &RunRequest) -> Result<RunStarted, Refusal> {
+        let RunRequest { policy, pid, uid, client: _, audit_all } = request;
+        let invalid = |error: &dyn std::fmt::Display| refusal(RefusalKind::Invalid, error);
+        let failed = |error: &dyn std::fmt::Display| refusal(RefusalKind::Failed, error);
+        let kernel = |error| refused_by_kernel(&error);
+        let document = Document::new(Source { name: "policy of the run".into(), text: policy.clone() })
+            .map_err(|error| invalid(&error))?;
+        let checked = check::check(&[document], &Overlay::default()).map_err(|error| invalid(&error))?;
+        let view = View::of(*pid)
+            .map_err(|error| failed(&format!("reading the mounts of process {pid}: {error}")))?;
+        self.runs += 1;
+        let name = format!("run-{}-{pid}", self.runs);
+        let Compiled { image, context, .. } =
+            view.compile(&name, &checked, &self.boot).map_err(|error| invalid(&error))?;
+        let scope = self.free_scope()?;
+        let cgroup = OwnCgroup::create(&format!("stockade-{name}")).map_err(|error| failed(&error))?;
+        let slot = self.enforcer.install(&image).map_err(kernel)?;
+        let context = Arc::new(context);
+        let state = ScopeState {
+            kind: ScopeKind::Run,
+            policy: Some(checked),
+            source: None,
+            mode: None,
+            entry: Entry::AtOnce,
+            uid: Some(*uid),
+            cgroup: None,
+            audit_all: *audit_all,
+            instances: vec![Instance {
+                scope,
+                slot,
+                compiled: Some((view, Arc::new(image))),
+                context: context.clone(),
+            }],
+        };
+        let flags = state.flags(self.degraded);
+        self.registry.scopes.insert(name.clone(), state);
+        let started = self.begin(&name, &cgroup, flags, *pid, *uid, &context);
+        match started {
+            Ok(path) => {
+                if let Some(state) = self.registry.scopes.get_mut(&name) {
+                    state.cgroup = Some(cgroup);
+                }
+                let (guarantees, degraded) = (self.guarantees.clone(), self.degraded);
+                Ok(RunStarted { scope: name, cgroup: path, guarantees, degraded })
+            }
+            Err(refusal) => {
+                drop(cgroup);
+                self.remove_scope(&name)?;
+                Err(refusal)
+            }
+        }
+    }
+
+    fn begin(
+        &mut self,
+        name: &str,
+        cgroup: &OwnCgroup,
+        flags: u32,
+        pid: u32,
+        uid: u32,
+        context: &Arc<crate::audit::json::Context>,
+    ) -> Result<std::path::PathBuf, Refusal> {
+        let failed = |error: &dyn std::fmt::Display| refusal(RefusalKind::Failed, error);
+        let kernel = |error| refused_by_kernel(&error);
+        let scope = self.first(name)?;
+        let slot = self.state(name)?.instances.first().map(|instance| instance.slot);
+        let slot = slot.ok_or_else(|| failed(&"a run without tables"))?;
+        self.enforcer.clear_counters(scope).map_err(kernel)?;
+        let label = ScopeLabel { kind: label_kind::RUN, uid, name: name.to_owned() };
+        self.enforcer.label(scope, Some(&label)).map_err(kernel)?;
+        self.recorder.know(slot, context.clone(), Some(uid));
+        self.enforcer.hold(scope, slot, flags).map_err(kernel)?;
+        let path = cgroup.path().strip_prefix(self.tree.mount()).map_err(|error| failed(&error))?;
+        let path = std::path::Path::new("/").join(path);
+        let node = Node { path: path.clone(), id: cgroup.id().map_err(|error| failed(&error))? };
+        let wanted =
+            Wanted { node: &node, name, scope, entry: Entry::AtOnce, how: How::Run, window: Vec::new() };
+        self.tag(wanted)?;
+        cgroup.add(pid).map_err(|error| failed(&error))?;
+        Ok(path)
+    }
+
+    pub(super) fn run_ended(&mut self, name: &str) -> Result<RunEnded, Refusal> {
+        let state = self.state(name)?;
+        if state.kind != ScopeKind::Run {
+            return Err(refusal(RefusalKind::Invalid, format!("{name:?} is not a run")));
+        }
+        if let Some(cgroup) = self.registry.scopes.get_mut(name).and_then(|state| state.cgroup.take()) {
+            // What survives stays policed, and is looked at again.
+            cgroup.kill_and_remove().map_err(|error| refusal(RefusalKind::Failed, error))?;
+        }
+        let ended = RunEnded { decisions: self.decisions(name)?, lost: self.lost(name)? };
+        self.remove_scope(name)?;
+        Ok(ended)
+    }
+}

@@ -1,0 +1,248 @@
+//! The start of the daemon: what an earlier one has left is taken over, or nothing is.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::SystemTime};
+
+use aya::maps::{MapData, RingBuf};
+use stockade_common::{limits::UNDECIDED_SCOPE, tag::label_kind};
+
+use super::{
+    Core,
+    cgroups::UNDECIDED,
+    registry::{How, Instance, Registry, ScopeState, TaggedCgroup},
+};
+use crate::{
+    audit::{
+        json::{Context, PolicyId},
+        origin::{Origin, boot_ns, boot_time},
+        sink::Sink,
+    },
+    cli::{guarantee::Proof, host, remedy},
+    daemon::{
+        command::{Refusal, Reloads, ScopeKind},
+        hub::Hub,
+        policies::{Boot, View},
+        recorder::Recorder,
+    },
+    kernel::{Build, Enforcer, Entry, Found, KernelError, LoadOptions, Pins, Scope, Slot, TagReader},
+    scope::{cgroup::OwnCgroup, container::Inspector, host::HostPolicies, matcher::Matcher, tree::Tree},
+};
+
+/// Why the daemon does not start. Nothing was changed of what is enforced.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The host cannot enforce what it must.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The kernel refused.
+    #[error("{}", remedy::explain(.0))]
+    Kernel(#[from] KernelError),
+    /// Pins that no daemon has left.
+    #[error("{0}: it is not touched; look at it, and remove it if it is of no use")]
+    Foreign(String),
+    /// The policies are not right, and there are none from before.
+    #[error("{0}")]
+    Policies(Refusal),
+    /// Something could not be read.
+    #[error("{0}")]
+    Other(String),
+}
+
+/// What has started.
+pub struct Started {
+    /// The core.
+    pub core: Core,
+    /// Where its records come from.
+    pub ring: RingBuf<MapData>,
+    /// What knows which cgroups are tagged, for the API.
+    pub tags: TagReader,
+}
+
+impl std::fmt::Debug for Started {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Started").field("core", &self.core).finish_non_exhaustive()
+    }
+}
+
+/// What was found out about this host.
+struct Proved {
+    build: Build,
+    guarantees: Vec<String>,
+    degraded: bool,
+}
+
+/// Starts enforcing, or goes on with it.
+///
+/// # Errors
+/// What keeps it from that.
+pub fn start(
+    directory: &Path,
+    allow_degraded: bool,
+    hub: Hub,
+    log: Option<Sink>,
+) -> Result<Started, StartError> {
+    let unavailable = |why: &dyn std::fmt::Display| StartError::Unavailable(why.to_string());
+    let other = |why: &dyn std::fmt::Display| StartError::Other(why.to_string());
+    if !host::is_root() {
+        return Err(unavailable(&"the daemon needs root"));
+    }
+    remedy::kernel().map_err(|why| unavailable(&why))?;
+    let tree = Tree::find().map_err(|error| other(&error))?;
+    let own = tree.own().map_err(|error| other(&error))?;
+    let host = View::of(1).map_err(|error| other(&format!("reading the mounts of process 1: {error}")))?;
+    // With maps of its own, so that what an earlier daemon has attached cannot hide that something does nothing.
+    let Proved { build, guarantees, degraded } = prove(allow_degraded)?;
+    let pins = Pins::below(Path::new(host::PINS));
+    let adopting = match pins.find(&build)? {
+        Found::Foreign(what) => return Err(StartError::Foreign(what)),
+        Found::Nothing => false,
+        Found::Ours { .. } => true,
+    };
+    let options = LoadOptions {
+        network_only: degraded,
+        debug_log: false,
+        host_mounts: host.namespace,
+        pins: Some(pins.clone()),
+    };
+    let mut enforcer = Enforcer::load(&options)?;
+    let tags = enforcer.tag_reader()?;
+    let ring = enforcer.take_ring()?;
+    enforcer.attach_tracking()?;
+    if !degraded {
+        enforcer.attach_lsm()?;
+    }
+    let root = std::fs::File::open(tree.mount()).map_err(|error| other(&error))?;
+    enforcer.attach_cgroup(&root)?;
+
+    let boot = Boot { id: Origin::read(0).boot_id, time: boot_time() };
+    let undecided = Context {
+        policy: PolicyId { name: UNDECIDED.into(), digest: String::new(), mode: "enforce" },
+        boot_id: boot.id.clone(),
+        boot_time: boot.time,
+        scope: Some(UNDECIDED.into()),
+        ..Context::default()
+    };
+    let mut core = Core {
+        enforcer,
+        pins: pins.clone(),
+        tree,
+        inspector: Inspector::default(),
+        own,
+        boot,
+        directory: directory.to_path_buf(),
+        policies: HostPolicies::default(),
+        matcher: Matcher::default(),
+        host,
+        registry: Registry::default(),
+        recorder: Recorder::new(hub, log, undecided),
+        guarantees,
+        degraded,
+        adopted: None,
+        reloads: Reloads::default(),
+        since: SystemTime::now(),
+        retired: Vec::new(),
+        runs: 0,
+    };
+    let kept = core.adopt()?;
+    if adopting {
+        core.adopted = Some(kept);
+    }
+    if let Err(refusal) = core.reload() {
+        if core.registry.scopes.is_empty() {
+            // What was loaded and pinned for a first start holds nothing yet.
+            if !adopting {
+                pins.remove_all()?;
+            }
+            return Err(StartError::Policies(refusal));
+        }
+        eprintln!("stockade: the policies stay as an earlier daemon has left them: {refusal}");
+    }
+    core.enforcer.take_over(&pins, boot_ns())?;
+    core.walk().map_err(StartError::Policies)?;
+    let adopted = core.adopted.map_or_else(String::new, |count| format!("; {count} cgroups were taken over"));
+    let message = format!("{}{adopted}", core.summary());
+    core.tell_of_itself("started", &message);
+    Ok(Started { core, ring, tags })
+}
+
+fn prove(allow_degraded: bool) -> Result<Proved, StartError> {
+    let cgroup = OwnCgroup::create(&format!("stockade-proof-{}", std::process::id()))
+        .map_err(|error| StartError::Unavailable(error.to_string()))?;
+    let attempt = |degraded: bool| {
+        let options = LoadOptions { network_only: degraded, ..LoadOptions::default() };
+        let (enforcer, findings) = host::enforce(&options, &cgroup)?;
+        let mut guarantees = Vec::new();
+        for (guarantee, proof) in findings {
+            match proof {
+                Proof::Failed(why) => return Err(format!("{}: {why}", guarantee.name)),
+                Proof::Enforced => guarantees.push(guarantee.name.to_owned()),
+                Proof::Absent(_) => {}
+            }
+        }
+        let build = enforcer.build().map_err(|error| remedy::explain(&error))?;
+        Ok(Proved { build, guarantees, degraded })
+    };
+    match remedy::bpf_lsm().and_then(|()| attempt(false)) {
+        Err(why) if allow_degraded => {
+            eprintln!("stockade: {why}");
+            eprintln!("stockade: degraded: files are not policed, only connects, sends and sockets");
+            attempt(true).map_err(StartError::Unavailable)
+        }
+        whole => whole.map_err(StartError::Unavailable),
+    }
+}
+
+impl Core {
+    /// Takes note of what an earlier daemon has left, as it left it. Returns the number of cgroups.
+    fn adopt(&mut self) -> Result<u32, StartError> {
+        let mut scopes: BTreeMap<String, ScopeState> = BTreeMap::new();
+        let mut labels = self.enforcer.labels()?;
+        // The instance for the host's own view is the first.
+        labels.sort_by_key(|(scope, label)| (label.kind == label_kind::INSTANCE, *scope));
+        for (scope, label) in labels {
+            let setting = self.enforcer.held_to(scope)?;
+            let slot = Slot(setting.slot());
+            let context = Arc::new(Context {
+                policy: PolicyId { name: label.name.clone(), digest: String::new(), mode: "enforce" },
+                boot_id: self.boot.id.clone(),
+                boot_time: self.boot.time,
+                scope: Some(label.name.clone()),
+                ..Context::default()
+            });
+            let is_run = label.kind == label_kind::RUN;
+            let uid = is_run.then_some(label.uid);
+            self.recorder.know(slot, context.clone(), uid);
+            let state = scopes.entry(label.name).or_insert_with(|| ScopeState {
+                kind: if is_run { ScopeKind::Run } else { ScopeKind::Policy },
+                policy: None,
+                source: None,
+                mode: None,
+                entry: if is_run { Entry::AtOnce } else { Entry::Starting },
+                uid,
+                cgroup: None,
+                audit_all: false,
+                instances: Vec::new(),
+            });
+            state.instances.push(Instance { scope, slot, compiled: None, context });
+            self.runs = self.runs.max(u64::from(is_run) * (1 << 20));
+        }
+        self.registry.scopes = scopes;
+        let tags: BTreeMap<u64, Scope> = self.enforcer.tags()?.into_iter().collect();
+        let nodes = self.tree.walk(Path::new("/")).map_err(|error| StartError::Other(error.to_string()))?;
+        for node in &nodes {
+            let Some(scope) = tags.get(&node.id) else { continue };
+            // Of several tagged alike, one below the other, the highest was tagged for itself.
+            let above = node.path.parent().and_then(|parent| nodes.iter().find(|other| other.path == parent));
+            if above.and_then(|above| tags.get(&above.id)) != Some(scope) {
+                let how = if *scope == Scope(UNDECIDED_SCOPE) { How::AtCreation } else { How::Adopted };
+                let cgroup = TaggedCgroup {
+                    path: node.path.clone(),
+                    since: SystemTime::now(),
+                    how,
+                    window: Vec::new(),
+                };
+                self.registry.cgroups.insert(node.id, cgroup);
+            }
+        }
+        Ok(tags.len() as u32)
+    }
+}

@@ -1,0 +1,179 @@
+//! Workloads that were stopped before their first instruction: what they may do depends on whose they are and what mounts
+//! they see, and both can be read now.
+
+use std::{path::PathBuf, sync::Arc};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use stockade_common::{file::ACCESS_EXEC, limits::UNDECIDED_SCOPE, tag::label_kind};
+
+use super::{
+    Core,
+    cgroups::{UNDECIDED, Wanted},
+    refusal, refused_by_kernel,
+    registry::{How, Instance},
+};
+use crate::{
+    audit::origin::boot_ns,
+    daemon::{
+        announce,
+        command::{Refusal, RefusalKind},
+        policies::{Compiled, View},
+    },
+    kernel::{Scope, ScopeLabel},
+    policy::{checked::Mode, compile::path_bits},
+    scope::tree::{Node, of_proc_file},
+};
+
+impl Core {
+    /// Workloads whose records were lost, or that an earlier daemon has left.
+    pub(super) fn look_at_held(&mut self) -> Result<(), Refusal> {
+        let held = self.enforcer.held().map_err(|error| refused_by_kernel(&error))?;
+        for (pid, cgroup_id) in held {
+            self.started(pid, cgroup_id)?;
+        }
+        Ok(())
+    }
+
+    /// A workload stands before its first instruction.
+    pub(super) fn started(&mut self, pid: u32, cgroup_id: u64) -> Result<(), Refusal> {
+        let Some(path) = cgroup_of(pid) else {
+            return self.enforcer.release(pid).map_err(|error| refused_by_kernel(&error));
+        };
+        let admitted = self.admit(pid, &path);
+        // Before it goes on, so that it is not taken for one that was forgotten.
+        self.enforcer.release(pid).map_err(|error| refused_by_kernel(&error))?;
+        let (signal, refused) = match admitted {
+            Ok(None) => (Signal::SIGCONT, None),
+            Ok(Some(why)) => (Signal::SIGKILL, Some(why)),
+            Err(refusal) => (Signal::SIGKILL, Some(refusal.message)),
+        };
+        if let Some(why) = refused {
+            let name = self.registry.above(&path).and_then(|id| self.enforcer.scope_of(id).ok().flatten());
+            let name = name.and_then(|scope| self.registry.find(scope)).map(|(name, _)| name.to_owned());
+            let name = name.unwrap_or_else(|| UNDECIDED.to_owned());
+            eprintln!("stockade: {}: process {pid} was killed before it ran: {why}", path.display());
+            let said = announce::start_refused(&self.boot, boot_ns(), &name, pid, cgroup_id, &path, &why);
+            self.recorder.tell(&said, &name, None);
+        }
+        // It may have been killed meanwhile.
+        let _ = kill(Pid::from_raw(pid as i32), signal);
+        Ok(())
+    }
+
+    /// Puts the cgroup of a stopped workload into the scope it belongs to. `Some`: it may not be executed, and why.
+    fn admit(&mut self, pid: u32, path: &std::path::Path) -> Result<Option<String>, Refusal> {
+        let tree = |error: &dyn std::fmt::Display| refusal(RefusalKind::Failed, error);
+        let own = Node { path: path.to_path_buf(), id: self.tree.id(path).map_err(|error| tree(&error))? };
+        let tagged = self.enforcer.scope_of(own.id).map_err(|error| refused_by_kernel(&error))?;
+        let Some(tagged) = tagged else { return Ok(None) };
+        let (name, top) = if tagged == Scope(UNDECIDED_SCOPE) {
+            let top = self.top(own, tagged)?;
+            let belongs = self.inspector.belongs(&self.matcher, path);
+            for warning in &belongs.warnings {
+                eprintln!("stockade: warning: {warning}");
+            }
+            let found = belongs.to.and_then(|found| self.policies.policies.get(found.policy));
+            match found.map(|policy| policy.name.clone()) {
+                Some(name) => (name, top),
+                None => {
+                    self.untag_below(&top, UNDECIDED)?;
+                    return Ok(None);
+                }
+            }
+        } else {
+            match self.registry.find(tagged) {
+                Some((name, _)) => (name.to_owned(), own),
+                None => {
+                    return Err(refusal(RefusalKind::NotFound, format!("nobody knows scope {}", tagged.0)));
+                }
+            }
+        };
+        let view = View::of(pid).map_err(|error| {
+            refusal(RefusalKind::Failed, format!("reading the mounts of process {pid}: {error}"))
+        })?;
+        let scope = self.instance(&name, &view)?;
+        if scope != tagged {
+            let entry = self.state(&name)?.entry;
+            let wanted =
+                Wanted { node: &top, name: &name, scope, entry, how: How::AtStart, window: Vec::new() };
+            self.tag(wanted)?;
+        }
+        Ok(self.may_execute(&name, scope, pid))
+    }
+
+    /// The highest cgroup above one that has the same tag.
+    fn top(&mut self, node: Node, tagged: Scope) -> Result<Node, Refusal> {
+        let mut top = node;
+        while let Some(parent) = top.path.parent().filter(|parent| parent.parent().is_some()) {
+            let Ok(id) = self.tree.id(parent) else { break };
+            let scope = self.enforcer.scope_of(id).map_err(|error| refused_by_kernel(&error))?;
+            if scope != Some(tagged) {
+                break;
+            }
+            top = Node { path: parent.to_path_buf(), id };
+        }
+        Ok(top)
+    }
+
+    /// The kernel let the execution pass, because it could not know: the same question is asked here.
+    fn may_execute(&self, name: &str, scope: Scope, pid: u32) -> Option<String> {
+        let state = self.registry.scopes.get(name)?;
+        let (view, image) = self.registry.find(scope)?.1.compiled.as_ref()?;
+        let program = match std::fs::read_link(format!("/proc/{pid}/exe")) {
+            Ok(program) => program,
+            Err(error) => return Some(format!("its program cannot be read: {error}")),
+        };
+        let bytes = program.as_os_str().as_encoded_bytes();
+        let allowed = view.mounts.inside(bytes).is_some_and(|(mount, inside)| {
+            path_bits(image, mount.dev, &inside)
+                .is_some_and(|(allow, deny)| allow & ACCESS_EXEC != 0 && deny & ACCESS_EXEC == 0)
+        });
+        if allowed || state.effective_mode() == Mode::Audit {
+            return None;
+        }
+        Some(format!("no rule of {name:?} lets {} be executed: files.exec", program.display()))
+    }
+
+    /// The number of a scope's instance for a view; it is made if there is none.
+    pub(super) fn instance(&mut self, name: &str, view: &View) -> Result<Scope, Refusal> {
+        let kernel = |error| refused_by_kernel(&error);
+        let state = self.state(name)?;
+        let known = state
+            .instances
+            .iter()
+            .find(|instance| instance.compiled.as_ref().is_some_and(|(known, _)| known.shows_the_same(view)));
+        if let Some(instance) = known {
+            return Ok(instance.scope);
+        }
+        let Some(policy) = &state.policy else {
+            let message = format!("the policy of {name:?} is gone: nothing new is started in its scope");
+            return Err(refusal(RefusalKind::NotFound, message));
+        };
+        let Compiled { image, context, warnings } =
+            view.compile(name, policy, &self.boot).map_err(|error| refusal(RefusalKind::Invalid, error))?;
+        for warning in warnings {
+            eprintln!("stockade: warning: {warning}");
+        }
+        let (flags, uid) = (state.flags(self.degraded), state.uid);
+        let scope = self.free_scope()?;
+        let slot = self.enforcer.install(&image).map_err(kernel)?;
+        self.enforcer.clear_counters(scope).map_err(kernel)?;
+        let label = ScopeLabel { kind: label_kind::INSTANCE, uid: 0, name: name.to_owned() };
+        self.enforcer.label(scope, Some(&label)).map_err(kernel)?;
+        let context = Arc::new(context);
+        self.recorder.know(slot, context.clone(), uid);
+        self.enforcer.hold(scope, slot, flags).map_err(kernel)?;
+        if let Some(state) = self.registry.scopes.get_mut(name) {
+            let compiled = Some((view.clone(), Arc::new(image)));
+            state.instances.push(Instance { scope, slot, compiled, context });
+        }
+        Ok(scope)
+    }
+}
+
+fn cgroup_of(pid: u32) -> Option<PathBuf> {
+    of_proc_file(&std::fs::read(format!("/proc/{pid}/cgroup")).ok()?)
+}

@@ -1,0 +1,193 @@
+//! A checked policy as one document again, for whoever checks it elsewhere: everything that was put together is put in.
+
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
+use stockade_common::file::{ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE};
+use toml::{Table, Value};
+
+use super::{
+    check::{self, Overlay},
+    checked::{Author, CheckedPolicy, Mode, NetRule, PathRule},
+    diagnostic::Diagnostics,
+    parse::{Document, Source},
+};
+
+const ALL: u32 = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC;
+const WRITE: u32 = ACCESS_READ | ACCESS_WRITE;
+const EXEC: u32 = ACCESS_READ | ACCESS_EXEC;
+
+/// The text. Checked anywhere, with nothing on the command line, it comes to the same rules.
+///
+/// # Errors
+/// If there is no such text: the language cannot say what flags can.
+pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
+    let CheckedPolicy { name, mode, paths, destinations, rules: _, places, scope: _ } = policy;
+    // Rules of the profile are put in wherever it is checked.
+    let written = |rule: u32| places.get(rule as usize).is_none_or(|place| place.author != Author::Profile);
+    let mut lists: [(&str, &str, Vec<Value>); 6] = [
+        ("files", "read", Vec::new()),
+        ("files", "write", Vec::new()),
+        ("files", "exec", Vec::new()),
+        ("files", "deny", Vec::new()),
+        ("network", "allow", Vec::new()),
+        ("network", "deny", Vec::new()),
+    ];
+    for rule in paths.iter().filter(|rule| written(rule.rule)) {
+        for (access, deny) in parts(rule) {
+            let list = match (access, deny) {
+                (ACCESS_READ, false) => 0,
+                (WRITE, false) => 1,
+                (EXEC, false) => 2,
+                (ALL, true) => 3,
+                _ => return Err(unsaid(policy, rule.rule)),
+            };
+            lists[list].2.push(rule.pattern.clone().into());
+        }
+    }
+    for rule in destinations.iter().filter(|rule| written(rule.rule)) {
+        let text = destination(rule).ok_or_else(|| unsaid(policy, rule.rule))?;
+        lists[if rule.deny { 5 } else { 4 }].2.push(text.into());
+    }
+    let mut table = Table::new();
+    table.insert("version".into(), 1.into());
+    table.insert("name".into(), name.clone().into());
+    let word = match mode {
+        Mode::Enforce => "enforce",
+        Mode::Audit => "audit",
+    };
+    table.insert("mode".into(), word.into());
+    for (section, list, values) in lists {
+        let section = table.entry(section).or_insert_with(|| Table::new().into());
+        if let Value::Table(section) = section {
+            section.insert(list.into(), values.into());
+        }
+    }
+    let text = table.to_string();
+    let source = Source { name: name.clone(), text: text.clone() };
+    let again = check::check(&[Document::new(source)?], &Overlay::default())?;
+    if meaning(&again) == meaning(policy) {
+        return Ok(text);
+    }
+    Err(Diagnostics::plain(
+        name,
+        "cannot be written as one policy",
+        Some("put all rules into one policy file"),
+    ))
+}
+
+fn unsaid(policy: &CheckedPolicy, rule: u32) -> Diagnostics {
+    let (source, text) = policy
+        .rules
+        .get(rule as usize)
+        .map_or(("a rule", ""), |rule| (rule.source.as_str(), rule.text.as_str()));
+    let help = "`files.deny` and --deny-file deny all at once";
+    Diagnostics::plain(source, format!("{text}: a policy file cannot say this"), Some(help))
+}
+
+/// What a workspace allows is what two lists allow.
+fn parts(rule: &PathRule) -> Vec<(u32, bool)> {
+    match (rule.access, rule.deny) {
+        (ALL, false) => vec![(WRITE, false), (EXEC, false)],
+        one => vec![one],
+    }
+}
+
+fn destination(rule: &NetRule) -> Option<String> {
+    let NetRule { prefix, ports, tcp, udp, deny: _, rule: _ } = rule;
+    let host = match prefix {
+        IpNet::V4(_) => prefix.to_string(),
+        IpNet::V6(_) => format!("[{prefix}]"),
+    };
+    let ports = match &ports[..] {
+        [] => return None,
+        [(0, u16::MAX)] => String::new(),
+        ports => {
+            let ranges: Vec<String> = ports.iter().map(|(low, high)| format!("{low}-{high}")).collect();
+            format!(":{}", ranges.join(","))
+        }
+    };
+    let protocol = match (tcp, udp) {
+        (true, true) => "",
+        (true, false) => "/tcp",
+        (false, true) => "/udp",
+        (false, false) => return None,
+    };
+    Some(format!("{host}{ports}{protocol}"))
+}
+
+type Meaning<'a> = (Mode, BTreeSet<(&'a str, u32, bool)>, BTreeSet<(String, bool)>);
+
+/// All that a verdict depends on.
+fn meaning(policy: &CheckedPolicy) -> Meaning<'_> {
+    let paths = policy
+        .paths
+        .iter()
+        .flat_map(|rule| parts(rule).into_iter().map(|(access, deny)| (rule.pattern.as_str(), access, deny)));
+    let destinations = policy.destinations.iter().map(|rule| {
+        let NetRule { prefix, ports, tcp, udp, deny, rule: _ } = rule;
+        (format!("{prefix} {ports:?} {tcp} {udp}"), *deny)
+    });
+    (policy.mode, paths.collect(), destinations.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn again(overlay: &Overlay) -> Result<(CheckedPolicy, CheckedPolicy), Diagnostics> {
+        let policy = check::check(&[], overlay).unwrap();
+        let text = document(&policy)?;
+        let document = Document::new(Source { name: "x".into(), text }).unwrap();
+        Ok((policy, check::check(&[document], &Overlay::default()).unwrap()))
+    }
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_comes_of_the_text_is_the_same() {
+        let overlay = Overlay {
+            workspace: Some("/home/x y/\"w\"".into()),
+            allow_net: words(&[
+                "192.0.2.0/24:80,443-445/tcp",
+                "2001:db8::/32",
+                "[2001:db8::1]:53/udp",
+                "0.0.0.0/0:22",
+            ]),
+            deny_net: words(&["192.0.2.66"]),
+            allow_read: words(&["/etc/{a,b}/**", "${home}/.x"]),
+            allow_write: words(&["/srv/*.log"]),
+            allow_exec: words(&["/usr/bin/**"]),
+            deny_file: words(&["**/.env"]),
+            command: vec!["/bin/sh".into()],
+            mode: Some(Mode::Audit),
+            home: Some("/home/x".into()),
+            ..Overlay::default()
+        };
+        let (before, after) = again(&overlay).unwrap();
+        assert_eq!(meaning(&before), meaning(&after));
+        assert_eq!(before.name, after.name);
+        let (before, after) = again(&Overlay::default()).unwrap();
+        assert_eq!(crate::audit::digest::digest(&before), crate::audit::digest::digest(&after));
+    }
+
+    #[test]
+    fn what_only_flags_can_say_is_refused() {
+        let overlay = Overlay { deny_read: words(&["/etc/x"]), ..Overlay::default() };
+        let refused = again(&overlay).unwrap_err().to_string();
+        assert!(refused.contains("--deny-read") && refused.contains("/etc/x"), "{refused}");
+    }
+
+    #[test]
+    fn a_name_that_would_become_a_variable_is_refused() {
+        let overlay = Overlay { command: vec!["/opt/$x".into()], ..Overlay::default() };
+        assert!(again(&overlay).is_ok(), "no variable without braces");
+        let policy = CheckedPolicy {
+            paths: vec![PathRule { pattern: "/a/${home}".into(), access: ACCESS_READ, deny: false, rule: 0 }],
+            ..CheckedPolicy::default()
+        };
+        assert!(document(&policy).is_err());
+    }
+}
