@@ -73,7 +73,6 @@ kernel_fields! {
     CSS_SET_DFL_CGRP = "css_set", "dfl_cgrp";
     MM_ARG_START = "mm_struct", "arg_start";
     MM_ARG_END = "mm_struct", "arg_end";
-    MM_EXE_FILE = "mm_struct", "exe_file";
     SEQCOUNT_SEQUENCE = "seqcount", "sequence";
     BPRM_FILE = "linux_binprm", "file";
     SK_BUFF_LEN = "sk_buff", "len";

@@ -22,8 +22,8 @@ use stockade_common::{
 use crate::{
     file,
     kernel::{
-        self, DENTRY_D_SB, MM_EXE_FILE, MNT_NAMESPACE_NS_INUM, NSPROXY_MNT_NS, SUPER_BLOCK_S_DEV, TASK_MM,
-        TASK_NSPROXY, TASK_PID, TASK_TGID,
+        self, DENTRY_D_SB, MNT_NAMESPACE_NS_INUM, NSPROXY_MNT_NS, SUPER_BLOCK_S_DEV, TASK_NSPROXY, TASK_PID,
+        TASK_TGID,
     },
     maps::{HELD, STARTERS, STARTING_UNTIL},
     path, tag,
@@ -169,22 +169,12 @@ pub fn ended() {
     }
 }
 
-/// Whether a starter may open `dentry` to execute it, whatever the policy says: its own program once more, another
-/// starter (`systemd-executor`), or what loads one.
+/// Whether a starter may open `dentry` to execute it, whatever the policy says: another starter (`systemd-executor`), or
+/// what loads one. Not its own program once more: that may be a shell.
 #[inline(never)]
 pub fn executes_starter(dentry: *const u8) -> bool {
     let Some(starter) = current() else { return false };
-    // SAFETY: typed kernel pointers; null is checked.
-    let own = unsafe {
-        let task = bpf_get_current_task_btf().cast::<u8>().cast_const();
-        let mm: *const u8 = kernel::field(task, &TASK_MM);
-        if mm.is_null() {
-            return false;
-        }
-        let exe: *const u8 = kernel::field(mm, &MM_EXE_FILE);
-        !exe.is_null() && kernel::file_dentry(exe) == dentry
-    };
-    let known = if own { ACCESS_EXEC } else { starters(dentry) };
+    let known = starters(dentry);
     if known & ACCESS_EXEC != 0 {
         return STARTERS.insert(&tgid(), &Starter { executes: dentry as u64, ..starter }, 0).is_ok();
     }

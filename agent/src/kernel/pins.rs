@@ -1,8 +1,8 @@
 //! What the daemon leaves in a bpffs, so that nothing depends on its life, and what it finds there.
 //!
 //! ```text
-//! BASE/daemon.v1/maps/NAME          every map
-//! BASE/daemon.v1/links.BOOT_NS/NAME every link, by the program that is attached
+//! BASE/daemon-v1/maps/NAME          every map
+//! BASE/daemon-v1/links-BOOT_NS/NAME every link, by the program that is attached
 //! ```
 //!
 //! A daemon that starts uses the maps that are there, after it has found them to be of the shapes it would have made them
@@ -24,10 +24,11 @@ use super::{
 
 /// Raised when the meaning or the shape of a map changes.
 const LAYOUT: u32 = 1;
-const PREFIX: &str = "daemon.v";
-const LINKS: &str = "links.";
-/// `BPF_LINK_TYPE_TRACING`, `BPF_LINK_TYPE_CGROUP`.
-const LINK_KINDS: [u32; 2] = [2, 3];
+/// No dots: a bpffs keeps names that have one to itself.
+const PREFIX: &str = "daemon-v";
+const LINKS: &str = "links-";
+/// `BPF_LINK_TYPE_RAW_TRACEPOINT`, `BPF_LINK_TYPE_TRACING`, `BPF_LINK_TYPE_CGROUP`.
+const LINK_KINDS: [u32; 3] = [1, 2, 3];
 
 /// A map's shape, and a program's tag, by name: what this build makes.
 #[derive(Debug, Clone, Default)]
@@ -241,8 +242,8 @@ mod tests {
 
     #[test]
     fn a_runs_pins_are_not_a_daemons() {
-        assert!(is_daemons("daemon.v1") && is_daemons("daemon.v12"));
-        for name in ["stockade-12-ab", "daemon.v", "daemon.vx", "daemon", "xdaemon.v1"] {
+        assert!(is_daemons("daemon-v1") && is_daemons("daemon-v12"));
+        for name in ["stockade-12-ab", "daemon-v", "daemon-vx", "daemon", "xdaemon-v1"] {
             assert!(!is_daemons(name), "{name}");
         }
     }
@@ -256,7 +257,7 @@ mod tests {
         fs::write(pins.maps().join("TAGS"), "").unwrap();
         assert!(matches!(pins.find(&Build::default()).unwrap(), Found::Foreign(why) if why.contains("TAGS")));
         fs::create_dir(base.path().join("stockade-1-2")).unwrap();
-        assert_eq!(pins.remove_all().unwrap(), [base.path().join("daemon.v1")]);
-        assert!(base.path().join("stockade-1-2").exists() && !base.path().join("daemon.v1").exists());
+        assert_eq!(pins.remove_all().unwrap(), [base.path().join("daemon-v1")]);
+        assert!(base.path().join("stockade-1-2").exists() && !base.path().join("daemon-v1").exists());
     }
 }
