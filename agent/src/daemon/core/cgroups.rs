@@ -293,7 +293,9 @@ impl Core {
         for (name, state) in &mut self.registry.scopes {
             if state.kind == ScopeKind::Run {
                 // With a client it ends when that says so.
-                if state.cgroup.is_none() && !state.instances.iter().any(|instance| is_used(instance.scope)) {
+                let empty =
+                    state.cgroup.as_ref().is_none_or(|cgroup| !cgroup.is_populated().unwrap_or(false));
+                if state.orphan && empty {
                     ended.push(name.clone());
                 }
                 continue;
@@ -306,7 +308,7 @@ impl Core {
             self.remove_instance(instance)?;
         }
         for name in ended {
-            self.remove_scope(&name)?;
+            self.run_ended(&name)?;
         }
         Ok(())
     }

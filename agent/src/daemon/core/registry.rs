@@ -50,6 +50,8 @@ pub struct ScopeState {
     pub uid: Option<u32>,
     /// The run's cgroup.
     pub cgroup: Option<OwnCgroup>,
+    /// Its client is not known: an earlier daemon had it. It ends when nothing is in it any more.
+    pub orphan: bool,
     /// Allowed reads and sends are reported too.
     pub audit_all: bool,
     /// The first is the one for the host's own view.

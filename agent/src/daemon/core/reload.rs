@@ -164,6 +164,7 @@ impl Core {
                 entry: Entry::Starting,
                 uid: None,
                 cgroup: None,
+                orphan: false,
                 audit_all: false,
                 instances: Vec::new(),
             }
@@ -256,6 +257,7 @@ impl Core {
                 entry,
                 uid: None,
                 cgroup: None,
+                orphan: false,
                 audit_all: false,
                 instances: Vec::new(),
             });

@@ -219,6 +219,7 @@ impl Core {
                 entry: if is_run { Entry::AtOnce } else { Entry::Starting },
                 uid,
                 cgroup: None,
+                orphan: false,
                 audit_all: false,
                 instances: Vec::new(),
             });
@@ -234,6 +235,16 @@ impl Core {
             let above = node.path.parent().and_then(|parent| nodes.iter().find(|other| other.path == parent));
             if above.and_then(|above| tags.get(&above.id)) != Some(scope) {
                 let how = if *scope == Scope(UNDECIDED_SCOPE) { How::AtCreation } else { How::Adopted };
+                let name = self.registry.find(*scope).map(|(name, _)| name.to_owned());
+                if let Some(state) = name.and_then(|name| self.registry.scopes.get_mut(&name))
+                    && state.kind == ScopeKind::Run
+                {
+                    match OwnCgroup::adopt(self.tree.directory(&node.path)) {
+                        Ok(cgroup) => state.cgroup = Some(cgroup),
+                        Err(error) => eprintln!("stockade: {error}"),
+                    }
+                    state.orphan = true;
+                }
                 let cgroup = TaggedCgroup {
                     path: node.path.clone(),
                     since: SystemTime::now(),
