@@ -86,33 +86,37 @@ fn shadow() -> Checked {
     workload.report.nothing_wrong()
 }
 
-/// Joins the group for one command.
-fn as_user(groups: &[&str], command: &[&str]) -> Checked<std::process::Output> {
-    attempt(&[&["runuser", "--user", "user"], groups, &["--"], command].concat())
+fn as_user(command: &[&str]) -> Checked<std::process::Output> {
+    attempt(&[&["runuser", "--user", "user", "--"], command].concat())
 }
 
 fn member() -> Checked {
     daemon::ready(&[CI])?;
-    let groups = ["--group", "user", "--supp-group", "stockade"];
+    run(&["usermod", "--append", "--groups", "stockade", "user"])?;
+    let checked = as_member();
+    run(&["gpasswd", "--delete", "user", "stockade"])?;
+    checked
+}
+
+fn as_member() -> Checked {
     let workload = super::probe::words(Some(25));
     let mut words =
         vec!["stockade", "run", "--allow-net=127.0.0.1:7001/tcp", "--allow-read=/srv/probe/open", "--"];
     words.extend(workload.iter().map(String::as_str));
-    let output = as_user(&groups, &words)?;
+    let output = as_user(&words)?;
     ensure(output.status.success(), || said(&words, &output))?;
-    let words = ["stockade", "policy", "mode", "ci", "audit"];
-    let output = as_user(&groups, &words)?;
+    let output = as_user(&["stockade", "policy", "mode", "ci", "audit"])?;
     ensure(!output.status.success(), || "a member switched a policy".into())?;
     ensure(daemon::scope("ci")?["mode"] == "enforce", || "the mode was switched".into())?;
     let words = ["stockade", "detach", "--all", "--yes"];
-    let output = as_user(&groups, &words)?;
+    let output = as_user(&words)?;
     ensure(!output.status.success() && daemon::is_active()?, || said(&words, &output))
 }
 
 fn others() -> Checked {
     daemon::ready(&[CI])?;
     let words = ["stockade", "status"];
-    let output = as_user(&[], &words)?;
+    let output = as_user(&words)?;
     ensure(!output.status.success(), || said(&words, &output))?;
     let mode = shell(&format!("stat --format='%a %U %G' {SOCKET}"))?;
     ensure(mode.trim() == "660 root stockade", || mode)
