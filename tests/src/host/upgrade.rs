@@ -2,7 +2,7 @@
 
 use super::Scenario;
 use super::daemon::{self, CI, NEXT_PACKAGE};
-use super::exec::{Checked, ensure, run};
+use super::exec::{Checked, ensure, run, until};
 use super::unit::Workload;
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -56,8 +56,9 @@ fn detached() -> Checked {
     run(&["stockade", "detach", "--all", "--yes"])?;
     let pinned = std::fs::read_dir(daemon::PINS).map_or(0, Iterator::count);
     ensure(pinned == 0, || format!("{pinned} pins left in {}", daemon::PINS))?;
-    workload.report.goes_on()?;
-    let free = workload.report.free();
+    // Links go when the kernel finds the time, those of cgroups after the others.
+    let free = until(30, "all is let go", || Ok(workload.report.free().ok()))
+        .map_err(|e| format!("{e}: {:?}", workload.report.free()));
     drop(dead);
     free
 }
