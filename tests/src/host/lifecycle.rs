@@ -182,7 +182,10 @@ fn no_say() -> Checked {
     let policy = policy.replace("read = [\"/srv/probe/open\"]\n", "");
     daemon::ready(&[("ci.toml", &policy)])?;
     let inside = |command: &[&str]| {
-        attempt(&[&["systemd-run", "--wait", "--pipe", "--quiet", "--slice=ci.slice"], command].concat())
+        attempt(
+            &[&["systemd-run", "--wait", "--collect", "--pipe", "--quiet", "--slice=ci.slice"], command]
+                .concat(),
+        )
     };
     let truth = inside(&["/usr/bin/true"])?;
     ensure(truth.status.success(), || format!("nothing runs there, which proves nothing: {truth:?}"))?;

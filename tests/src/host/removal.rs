@@ -92,5 +92,6 @@ fn purged() -> Checked {
     let less = [left(&before.files, &after.files), left(&before.entries, &after.entries)].concat();
     ensure(more.is_empty() && less.is_empty(), || format!("left behind: {more:?}; gone: {less:?}"))?;
     let state = attempt(&["systemctl", "is-system-running"])?;
-    ensure(text(&state.stdout) == "running", || format!("the host is {}", text(&state.stdout)))
+    let failed = run(&["systemctl", "list-units", "--failed", "--plain", "--no-legend"])?;
+    ensure(text(&state.stdout) == "running", || format!("{}: failed: {failed}", text(&state.stdout)))
 }
