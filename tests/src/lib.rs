@@ -1,1 +1,3 @@
 //! Scenarios that run as root in a guest kernel.
+
+pub mod tally;

@@ -112,17 +112,27 @@ fn machine_mirrors() -> Result<Mirrors> {
     let files: Vec<_> =
         paths.iter().filter_map(|path| Some((form(path)?, fs::read_to_string(path).ok()?))).collect();
     sources::mirrors(&files, |path| fs::read_to_string(path).ok()).context(
-        "kernels for guests come from a Debian mirror, and the apt sources of this machine name none: add a line \
+        "kernels and roots for guests come from a Debian mirror, and the apt sources of this machine name none: add a line \
          `deb http://MIRROR/debian trixie main` in /etc/apt/sources.list.d/debian.list, with a mirror that you can reach",
     )
 }
 
 fn sources_list(mirrors: &Mirrors) -> Result<String> {
+    lines(mirrors, &SUITES, &SECURITY_SUITES)
+}
+
+/// One suite and its security updates, as lines for apt.
+pub fn suite_sources(suite: &str) -> Result<String> {
+    lines(&machine_mirrors()?, &[suite], &[&format!("{suite}-security")])
+}
+
+/// Every archive is checked against Debian's own keyring.
+fn lines(mirrors: &Mirrors, suites: &[&str], security: &[&str]) -> Result<String> {
     if !Path::new(KEYRING).exists() {
         bail!("{KEYRING} is missing: install debian-archive-keyring");
     }
     let line = |url: &str, suite: &str| format!("deb [signed-by={KEYRING}] {url} {suite} main\n");
-    let main = SUITES.iter().map(|suite| line(&mirrors.main, suite));
-    let security = SECURITY_SUITES.iter().map(|suite| line(&mirrors.security, suite));
+    let main = suites.iter().map(|suite| line(&mirrors.main, suite));
+    let security = security.iter().map(|suite| line(&mirrors.security, suite));
     Ok(main.chain(security).collect())
 }

@@ -35,6 +35,11 @@ pub fn which(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
+/// A program that `setup` installs.
+pub fn tool(name: &str) -> Result<PathBuf> {
+    which(name).with_context(|| format!("{name} is missing: run `cargo xtask setup`"))
+}
+
 /// Runs to the end; an exit status other than 0 is an error.
 pub fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("starting {}", name(command)))?;

@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::command;
+use crate::{
+    command,
+    modules::{Modules, modules},
+};
 
 const INIT: &str = include_str!("init.sh");
 
@@ -113,21 +116,12 @@ impl Root {
     pub fn modules(&mut self, names: &[&str], kernel: &Path) -> Result<()> {
         let mut list = String::new();
         if !names.is_empty() {
-            let modules = ["usr/lib/modules", "lib/modules"]
-                .map(|folder| kernel.join(folder))
-                .into_iter()
-                .find_map(|folder| fs::read_dir(folder).ok()?.flatten().next())
-                .context("this kernel's package has no modules")?;
-            let release = modules.file_name();
-            let scratch = tempfile::tempdir()?;
-            fs::create_dir_all(scratch.path().join("lib/modules"))?;
-            std::os::unix::fs::symlink(modules.path(), scratch.path().join("lib/modules").join(&release))?;
-            command::run(Command::new(tool("depmod")?).arg("-b").arg(scratch.path()).arg(&release))?;
+            let Modules { base, release } = modules(kernel)?;
             for name in names {
                 let needs = command::output(
-                    Command::new(tool("modprobe")?)
+                    Command::new(command::tool("modprobe")?)
                         .arg("-d")
-                        .arg(scratch.path())
+                        .arg(base.path())
                         .arg("-S")
                         .arg(&release)
                         .args(["--show-depends", name]),
@@ -198,10 +192,6 @@ fn entry(out: &mut impl Write, inode: u32, path: &str, mode: u32, content: &[u8]
     out.write_all(content)?;
     out.write_all(&[0; 3][..(4 - content.len() % 4) % 4])?;
     Ok(())
-}
-
-fn tool(name: &str) -> Result<PathBuf> {
-    command::which(name).with_context(|| format!("{name} is missing: run `cargo xtask setup`"))
 }
 
 /// What `ldd` lists for a program; nothing for a static one.

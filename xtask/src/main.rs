@@ -4,14 +4,18 @@ mod apt;
 mod bench;
 mod build;
 mod command;
+mod counts;
 mod demo;
 mod fuzz;
 mod guest;
 mod initramfs;
 mod kernels;
+mod machine;
+mod modules;
 mod package;
 mod setup;
 mod sources;
+mod systemd;
 mod test;
 mod vm;
 
@@ -46,7 +50,7 @@ enum Verb {
     Vm(vm::Args),
     /// Run the fuzz targets.
     Fuzz(fuzz::Args),
-    /// Run all tests: on the host, then in guests.
+    /// Run all tests: on the host, then in guests; or those that need systemd.
     Test(test::Args),
     /// Measure what an operation costs, in guest instructions.
     Bench(bench::Args),

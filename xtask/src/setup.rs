@@ -46,6 +46,9 @@ const GUEST_PACKAGES: [(&str, &str); 8] = [
 /// (program, package)
 const PACKAGE_PACKAGES: [(&str, &str); 3] = [("dpkg-deb", "dpkg"), ("strip", "binutils"), ("git", "git")];
 
+/// What guests that boot systemd need besides.
+const SYSTEMD_PACKAGES: [(&str, &str); 2] = [("mmdebstrap", "mmdebstrap"), ("mkfs.ext4", "e2fsprogs")];
+
 /// Whether Debian's ready-made standard library for BPF is installed.
 pub fn debian_bpf_std() -> bool {
     Path::new(BPF_STD).exists()
@@ -80,11 +83,10 @@ fn missing_guest() -> Vec<&'static str> {
 
 /// `cargo xtask setup`.
 pub fn run() -> Result<()> {
-    let missing: Vec<_> = missing_build()
-        .into_iter()
-        .chain(missing_guest())
-        .chain(missing_programs(&PACKAGE_PACKAGES))
-        .collect();
+    let mut missing = missing_build();
+    missing.extend(missing_guest());
+    missing.extend(missing_programs(&SYSTEMD_PACKAGES));
+    missing.extend(missing_programs(&PACKAGE_PACKAGES));
     install(&missing)?;
     ensure_linker()?;
     for line in kernels::LINES {
@@ -114,6 +116,13 @@ pub fn ensure_package() -> Result<()> {
 /// What guests need.
 pub fn ensure_guest() -> Result<()> {
     install(&missing_guest())
+}
+
+/// What guests that boot systemd need.
+pub fn ensure_systemd() -> Result<()> {
+    let mut missing = missing_guest();
+    missing.extend(missing_programs(&SYSTEMD_PACKAGES));
+    install(&missing)
 }
 
 /// What the demo needs on a host: something that brings up a network namespace.

@@ -1,7 +1,8 @@
-//! `test`: on the host, fuzz targets and packages included, then in one guest a kernel. Ends with a line of the counts.
+//! `test`: on the host, fuzz targets and packages included, then in one guest a kernel; or, with `--systemd`, in guests that boot
+//! systemd on a Debian root. Ends with a line of the counts.
 
 use std::{
-    io::{self, Write},
+    io::{self, Write as _},
     path::Path,
     process::Stdio,
     time::Duration,
@@ -9,7 +10,13 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{build, command, fuzz, guest::Guest, kernels, package, setup, vm};
+use crate::{
+    build, command,
+    counts::{Counts, Tee, cargo_line},
+    fuzz,
+    guest::Guest,
+    kernels, package, setup, systemd, vm,
+};
 
 /// A boot where BPF LSM programs load and never run; it also lacks IPv6.
 const WITHOUT_BPF: &str = "lsm=lockdown,yama,apparmor ipv6.disable=1";
@@ -30,27 +37,24 @@ pub struct Args {
     /// Only what needs no guest.
     #[arg(long)]
     host_only: bool,
+    /// In place of all that: the scenarios of guests that boot systemd on a Debian root, with the package installed.
+    #[arg(long, conflicts_with_all = ["kernels", "all_kernels", "host_only", "filter"])]
+    systemd: bool,
+    /// Of those, only the ones whose name starts so; can be given more than once.
+    #[arg(long, requires = "systemd", value_name = "NAME-PREFIX")]
+    only: Vec<String>,
+    /// Of those, only the ones on this Debian; can be given more than once.
+    #[arg(long, requires = "systemd")]
+    suite: Vec<systemd::Suite>,
     /// Only tests whose name contains this.
     filter: Option<String>,
 }
 
-#[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
-struct Counts {
-    passed: usize,
-    failed: usize,
-    skipped: usize,
-}
-
-impl Counts {
-    fn add(&mut self, other: Self) {
-        self.passed += other.passed;
-        self.failed += other.failed;
-        self.skipped += other.skipped;
-    }
-}
-
 /// Runs everything asked for.
 pub fn run(args: &Args) -> Result<u8> {
+    if args.systemd {
+        return Ok(finish(systemd::run(&args.suite, &args.only)?));
+    }
     let mut total = host(args.filter.as_deref())?;
     total.add(fuzz(args.filter.as_deref())?);
     if !args.host_only {
@@ -65,8 +69,13 @@ pub fn run(args: &Args) -> Result<u8> {
         };
         guests(&lines, args.filter.as_deref(), &mut total)?;
     }
+    Ok(finish(total))
+}
+
+/// The last line, and the exit status.
+fn finish(total: Counts) -> u8 {
     println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
-    Ok(u8::from(total.failed > 0 || total.passed == 0))
+    u8::from(total.failed > 0 || total.passed == 0)
 }
 
 /// Unit, snapshot and property tests: no BPF toolchain, no root.
@@ -94,28 +103,6 @@ fn fuzz(filter: Option<&str>) -> Result<Counts> {
     targets.retain(|target| filter.is_none_or(|filter| format!("fuzz_{target}").contains(filter)));
     let (passed, failed) = fuzz::fuzz(&targets, FUZZ_SECONDS)?;
     Ok(Counts { passed, failed, skipped: 0 })
-}
-
-/// `test result: ok. 3 passed; 0 failed; 1 ignored; ...`
-fn cargo_line(line: &str) -> Option<Counts> {
-    let rest = line.strip_prefix("test result: ")?;
-    let number = |word: &str| {
-        rest.split([';', '.'])
-            .find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok())
-            .unwrap_or(0)
-    };
-    Some(Counts { passed: number("passed"), failed: number("failed"), skipped: number("ignored") })
-}
-
-/// `3 passed, 0 failed, 1 skipped`
-fn scenarios_line(line: &str) -> Option<Counts> {
-    let mut numbers = line
-        .trim()
-        .split(", ")
-        .zip(["passed", "failed", "skipped"])
-        .map(|(part, word)| part.strip_suffix(word)?.trim().parse().ok());
-    let counts = Counts { passed: numbers.next()??, failed: numbers.next()??, skipped: numbers.next()?? };
-    Some(counts)
 }
 
 fn guests(lines: &[&str], filter: Option<&str>, total: &mut Counts) -> Result<()> {
@@ -153,15 +140,9 @@ fn guest(line: &str, payload: &Path, words: &[String], append: &str) -> Result<C
         icount: false,
         command: words,
     };
-    let mut output = Tee(Vec::new());
+    let mut output = Tee::default();
     let status = vm::report(guest.run(&mut output)?, &kernel.version);
-    let text = String::from_utf8_lossy(&output.0).into_owned();
-    let mut counts = text.lines().rev().find_map(scenarios_line).unwrap_or_default();
-    if counts.failed == 0 && (status != 0 || counts.passed == 0) {
-        println!("FAIL {}: the scenarios ended with {status} after {} passed", kernel.version, counts.passed);
-        counts.failed += 1;
-    }
-    Ok(counts)
+    Ok(output.counts(&kernel.version, status))
 }
 
 /// A module's file is somewhere below its kernel's root.
@@ -173,43 +154,4 @@ fn has_module(folder: &Path, name: &str) -> bool {
         let file = entry.file_name();
         file.to_string_lossy().strip_prefix(name).is_some_and(|rest| rest == ".ko" || rest == ".ko.xz")
     })
-}
-
-/// Prints what it keeps, but for the guest's own line of counts: there is one such line, at the end.
-struct Tee(Vec<u8>);
-
-impl Write for Tee {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut seen = self.0.iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1);
-        self.0.extend_from_slice(bytes);
-        while let Some(length) = self.0[seen..].iter().position(|byte| *byte == b'\n') {
-            let line = String::from_utf8_lossy(&self.0[seen..seen + length]).into_owned();
-            match scenarios_line(&line) {
-                Some(_) => println!("in this guest: {line}"),
-                None => println!("{line}"),
-            }
-            seen += length + 1;
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stdout().flush()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_counted() {
-        let line = "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.1s";
-        assert_eq!(cargo_line(line), Some(Counts { passed: 3, failed: 1, skipped: 2 }));
-        assert_eq!(
-            scenarios_line("12 passed, 0 failed, 3 skipped"),
-            Some(Counts { passed: 12, failed: 0, skipped: 3 })
-        );
-        assert_eq!(scenarios_line("ok 12 passed"), None);
-    }
 }

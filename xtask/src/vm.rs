@@ -6,11 +6,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use anyhow::{Result, bail};
 
-use crate::{
-    build,
-    guest::{Guest, Outcome},
-    kernels, setup,
-};
+use crate::{build, guest::Guest, kernels, machine::Outcome, setup};
 
 /// The guest did not end in time.
 pub const TIMED_OUT: u8 = 124;

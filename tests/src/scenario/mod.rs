@@ -15,40 +15,7 @@ mod terminal;
 
 use std::io;
 
-/// What one scenario came to.
-pub enum Verdict {
-    Ok,
-    Fail(String),
-    Skip(String),
-}
-
-/// Counts of what was reported.
-#[derive(Default)]
-pub struct Tally {
-    passed: usize,
-    failed: usize,
-    skipped: usize,
-}
-
-impl Tally {
-    /// Prints one scenario's line and counts it.
-    pub fn report(&mut self, name: &str, verdict: Verdict) {
-        match verdict {
-            Verdict::Ok => {
-                self.passed += 1;
-                println!("ok {name}");
-            }
-            Verdict::Fail(why) => {
-                self.failed += 1;
-                println!("FAIL {name}: {}", why.replace('\n', " | "));
-            }
-            Verdict::Skip(reason) => {
-                self.skipped += 1;
-                println!("skip {name}: {reason}");
-            }
-        }
-    }
-}
+use stockade_tests::tally::{Tally, Verdict};
 
 /// Runs all scenarios whose name contains `filter`; true if some passed and none failed.
 pub fn main(filter: &str) -> io::Result<bool> {
@@ -63,6 +30,5 @@ pub fn main(filter: &str) -> io::Result<bool> {
         }
         lifecycle::run(filter, &mut tally)?;
     }
-    println!("{} passed, {} failed, {} skipped", tally.passed, tally.failed, tally.skipped);
-    Ok(tally.failed == 0 && tally.passed > 0)
+    Ok(tally.finish())
 }

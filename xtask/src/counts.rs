@@ -1,0 +1,98 @@
+//! Counting what passed, failed and was skipped, from the lines that test programs print.
+
+use std::io::{self, Write};
+
+/// What became of the tests.
+#[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counts {
+    /// Held.
+    pub passed: usize,
+    /// Did not hold.
+    pub failed: usize,
+    /// Could not be tried here.
+    pub skipped: usize,
+}
+
+impl Counts {
+    /// Adds those of another part.
+    pub fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+/// `test result: ok. 3 passed; 0 failed; 1 ignored; ...`
+pub fn cargo_line(line: &str) -> Option<Counts> {
+    let rest = line.strip_prefix("test result: ")?;
+    let number = |word: &str| {
+        rest.split([';', '.'])
+            .find_map(|part| part.trim().strip_suffix(word)?.trim().parse().ok())
+            .unwrap_or(0)
+    };
+    Some(Counts { passed: number("passed"), failed: number("failed"), skipped: number("ignored") })
+}
+
+/// `3 passed, 0 failed, 1 skipped`
+fn scenarios_line(line: &str) -> Option<Counts> {
+    let mut numbers = line
+        .trim()
+        .split(", ")
+        .zip(["passed", "failed", "skipped"])
+        .map(|(part, word)| part.strip_suffix(word)?.trim().parse().ok());
+    let counts = Counts { passed: numbers.next()??, failed: numbers.next()??, skipped: numbers.next()?? };
+    Some(counts)
+}
+
+/// Prints what it keeps, but for the guest's own line of counts: there is one such line, at the end.
+#[derive(Default)]
+pub struct Tee(Vec<u8>);
+
+impl Tee {
+    /// What a guest that ended with `status` counted. One that failed without a failed test counts as a failure.
+    pub fn counts(&self, guest: &str, status: u8) -> Counts {
+        let text = String::from_utf8_lossy(&self.0);
+        let mut counts = text.lines().rev().find_map(scenarios_line).unwrap_or_default();
+        if counts.failed == 0 && (status != 0 || counts.passed == 0) {
+            println!("FAIL {guest}: the scenarios ended with {status} after {} passed", counts.passed);
+            counts.failed += 1;
+        }
+        counts
+    }
+}
+
+impl Write for Tee {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut seen = self.0.iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1);
+        self.0.extend_from_slice(bytes);
+        while let Some(length) = self.0[seen..].iter().position(|byte| *byte == b'\n') {
+            let line = String::from_utf8_lossy(&self.0[seen..seen + length]).into_owned();
+            match scenarios_line(&line) {
+                Some(_) => println!("in this guest: {line}"),
+                None => println!("{line}"),
+            }
+            seen += length + 1;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_counted() {
+        let line = "test result: FAILED. 3 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; finished in 0.1s";
+        assert_eq!(cargo_line(line), Some(Counts { passed: 3, failed: 1, skipped: 2 }));
+        assert_eq!(
+            scenarios_line("12 passed, 0 failed, 3 skipped"),
+            Some(Counts { passed: 12, failed: 0, skipped: 3 })
+        );
+        assert_eq!(scenarios_line("ok 12 passed"), None);
+    }
+}

@@ -1,0 +1,121 @@
+//! Guests that boot systemd on a Debian root: what a real host does, with the package installed on it.
+
+mod disk;
+mod packages;
+mod root;
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+
+use crate::{
+    build, command,
+    counts::{Counts, Tee},
+    kernels,
+    machine::Machine,
+    modules, setup, vm,
+};
+
+/// What the guest's unit executes.
+const RUN: &str = include_str!("run.sh");
+/// For the whole of one guest, boot included.
+const TIMEOUT: Duration = Duration::from_secs(900);
+
+/// A Debian to boot.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Suite {
+    /// Debian 12, with its own kernel.
+    Bookworm,
+    /// Debian 13, with the newest kernel.
+    Trixie,
+}
+
+impl Suite {
+    const ALL: [Self; 2] = [Self::Bookworm, Self::Trixie];
+
+    /// As the mirror calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bookworm => "bookworm",
+            Self::Trixie => "trixie",
+        }
+    }
+
+    /// Line of the kernel it runs.
+    fn kernel(self) -> &'static str {
+        match self {
+            Self::Bookworm => "6.1",
+            Self::Trixie => "newest",
+        }
+    }
+}
+
+/// Runs the scenarios whose name starts with one of `only` (all if there is none) on each suite (both if there is none).
+pub fn run(suites: &[Suite], only: &[String]) -> Result<Counts> {
+    setup::ensure_systemd()?;
+    build::release(&["--package", "stockade-tests"])?;
+    let payload = tempfile::tempdir()?;
+    for program in ["host", "stockade"] {
+        let from = command::root().join("target/release").join(program);
+        fs::copy(&from, payload.path().join(program))
+            .with_context(|| format!("copying {}", from.display()))?;
+    }
+    fs::write(payload.path().join("run.sh"), RUN)?;
+    packages::build(payload.path())?;
+    fs::write(
+        payload.path().join("only"),
+        only.iter().map(|prefix| format!("{prefix}\n")).collect::<String>(),
+    )?;
+    let mut total = Counts::default();
+    for suite in if suites.is_empty() { &Suite::ALL } else { suites } {
+        total.add(guest(*suite, payload.path())?);
+    }
+    Ok(total)
+}
+
+fn guest(suite: Suite, payload: &Path) -> Result<Counts> {
+    let kernel = kernels::find(suite.kernel(), false)?;
+    let root = root::image(suite.name())?;
+    let name = format!("{} on {}", suite.name(), kernel.version);
+    println!("== systemd of {name}");
+    let work = tempfile::tempdir()?;
+    let payload_disk = work.path().join("payload.ext4");
+    disk::of_folder(payload, &payload_disk, "payload")?;
+    let modules_disk = work.path().join("modules.ext4");
+    let modules = modules::modules(&kernel.root)?;
+    disk::of_folder(
+        &modules.base.path().join("lib/modules").join(&modules.release).canonicalize()?,
+        &modules_disk,
+        "modules",
+    )?;
+    let mut machine = Machine::new(&kernel.image, "2", "3G")?;
+    // `snapshot`: what a guest writes is gone with it.
+    for (id, file) in [("root", &root), ("modules", &modules_disk), ("payload", &payload_disk)] {
+        machine
+            .arg("-drive")
+            .arg(format!("if=none,id={id},file={},format=raw,snapshot=on", file.display()))
+            .arg("-device")
+            .arg(format!("nvme,drive={id},serial={id}"));
+    }
+    let logs = command::root().join("target/systemd");
+    fs::create_dir_all(&logs)?;
+    let console = logs.join(format!("{}-console.log", suite.name()));
+    let append = format!(
+        "root=PARTUUID={} rootfstype=ext4 rootwait rw systemd.show_status=0 systemd.log_target=kmsg",
+        disk::PARTITION
+    );
+    let mut output = Tee::default();
+    let start = Instant::now();
+    let status = vm::report(machine.run(&append, &console, TIMEOUT, &mut output)?, &name);
+    let counts = output.counts(&name, status);
+    if counts.failed > 0 {
+        println!("the console of this guest is in {}", console.display());
+    }
+    println!("{name}: {:.0} s", start.elapsed().as_secs_f32());
+    Ok(counts)
+}
