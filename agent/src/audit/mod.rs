@@ -17,7 +17,7 @@ pub mod refusal;
 pub mod ring;
 pub mod run;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 #[cfg(test)]
 mod schema;
 pub mod sink;

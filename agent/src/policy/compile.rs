@@ -207,12 +207,14 @@ pub fn path_bits(image: &MapImage, dev: u32, path: &[u8]) -> Option<(u32, u32)> 
 /// What both automata say about a path inside a filesystem.
 pub(super) fn accepts(image: &MapImage, dev: u32, path: &[u8]) -> Option<(Accept, Accept)> {
     let entry = image.filesystems.iter().find(|(candidate, _)| *candidate == dev)?.1;
-    let accept = |start| -> Accept {
-        let state = automaton::run(&image.next, &image.states, start, path);
-        let index = (image.states[(state & STATE_MASK) as usize] >> 32) as usize;
-        image.accepts[index]
-    };
-    Some((accept(entry.anchored), accept(entry.floating)))
+    Some((accept_at(image, entry.anchored, path), accept_at(image, entry.floating, path)))
+}
+
+/// What one automaton says at the end of a path.
+pub(super) fn accept_at(image: &MapImage, start: u32, path: &[u8]) -> Accept {
+    let state = automaton::run(&image.next, &image.states, start, path);
+    let index = (image.states[(state & STATE_MASK) as usize] >> 32) as usize;
+    image.accepts[index]
 }
 
 #[cfg(test)]
