@@ -52,11 +52,30 @@ pub struct ScopeState {
     pub cgroup: Option<OwnCgroup>,
     /// Allowed reads and sends are reported too.
     pub audit_all: bool,
+    /// The policy it is compared with.
+    pub shadow: Option<CheckedPolicy>,
     /// The first is the one for the host's own view.
     pub instances: Vec<Instance>,
 }
 
 impl ScopeState {
+    /// A scope without a policy, in which nothing is yet.
+    #[must_use]
+    pub fn new(kind: ScopeKind, entry: Entry) -> Self {
+        Self {
+            kind,
+            policy: None,
+            source: None,
+            mode: None,
+            entry,
+            uid: None,
+            cgroup: None,
+            audit_all: false,
+            shadow: None,
+            instances: Vec::new(),
+        }
+    }
+
     /// Whether denials are enforced.
     #[must_use]
     pub fn effective_mode(&self) -> Mode {
@@ -68,7 +87,9 @@ impl ScopeState {
     #[must_use]
     pub fn flags(&self, degraded: bool) -> u32 {
         let enforce = self.effective_mode() == Mode::Enforce;
-        [(enforce, SCOPE_ENFORCE), (self.audit_all, SCOPE_AUDIT_ALL), (degraded, SCOPE_CGROUP_EMITS)]
+        // A comparison needs what was allowed as well.
+        let all = self.audit_all || self.shadow.is_some();
+        [(enforce, SCOPE_ENFORCE), (all, SCOPE_AUDIT_ALL), (degraded, SCOPE_CGROUP_EMITS)]
             .into_iter()
             .filter(|(wanted, _)| *wanted)
             .fold(0, |flags, (_, flag)| flags | flag)

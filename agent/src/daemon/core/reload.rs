@@ -16,7 +16,7 @@ use crate::{
     },
     kernel::{Entry, Scope, ScopeLabel, Slot},
     policy::{
-        checked::Mode,
+        checked::{CheckedPolicy, Mode},
         host::{self, CgroupRule},
         image::MapImage,
         scope::Start,
@@ -119,14 +119,8 @@ impl Core {
             if known.is_none() && self.registry.scopes.contains_key(name) {
                 return Err(refusal(RefusalKind::Conflict, format!("{name:?} is the name of a run")));
             }
-            let same_rules = known.is_some_and(|state| {
-                state.policy.as_ref().is_some_and(|before| {
-                    before.paths == policy.paths
-                        && before.destinations == policy.destinations
-                        && before.rules == policy.rules
-                        && before.mode == policy.mode
-                })
-            });
+            let same_rules =
+                known.is_some_and(|state| state.policy.as_ref().is_some_and(|one| same_rules(one, policy)));
             let mut views: Vec<(Option<(Scope, Slot)>, View)> = Vec::new();
             match known {
                 None => views.push((None, host.clone())),
@@ -156,18 +150,8 @@ impl Core {
                 (true, true) => reloaded.unchanged.push(name.clone()),
             }
             // A mode that was set by hand ends with a reload.
-            let flags = ScopeState {
-                kind: ScopeKind::Policy,
-                policy: Some(policy.clone()),
-                source: None,
-                mode: None,
-                entry: Entry::Starting,
-                uid: None,
-                cgroup: None,
-                audit_all: false,
-                instances: Vec::new(),
-            }
-            .flags(self.degraded);
+            let state = ScopeState::new(ScopeKind::Policy, Entry::Starting);
+            let flags = ScopeState { policy: Some(policy.clone()), ..state }.flags(self.degraded);
             for (before, view) in views {
                 let Compiled { image, context, warnings } = view
                     .compile(name, policy, &self.boot)
@@ -243,24 +227,22 @@ impl Core {
         reloaded: &mut Reloaded,
     ) -> Result<(), Refusal> {
         let kernel = |error| refused_by_kernel(&error);
+        let mut set_by_hand = Vec::new();
         for HostPolicy { name, file, policy } in &policies.policies {
             let entry = match policy.scope.as_ref().map(|scope| scope.start) {
                 Some(Start::AtOnce) => Entry::AtOnce,
                 _ => Entry::Starting,
             };
-            let state = self.registry.scopes.entry(name.clone()).or_insert_with(|| ScopeState {
-                kind: ScopeKind::Policy,
-                policy: None,
-                source: None,
-                mode: None,
-                entry,
-                uid: None,
-                cgroup: None,
-                audit_all: false,
-                instances: Vec::new(),
-            });
-            (state.policy, state.source, state.mode, state.entry) =
-                (Some(policy.clone()), Some(file.clone()), None, entry);
+            let state = self
+                .registry
+                .scopes
+                .entry(name.clone())
+                .or_insert_with(|| ScopeState::new(ScopeKind::Policy, entry));
+            if state.mode.take().is_some() {
+                // What is not replaced is as it was set by hand.
+                set_by_hand.push(name.clone());
+            }
+            (state.policy, state.source, state.entry) = (Some(policy.clone()), Some(file.clone()), entry);
         }
         let mut free = Vec::new();
         for Replacement { name, scope, before, slot, view, image, context, flags } in replacements {
@@ -279,6 +261,9 @@ impl Core {
                     None => state.instances.push(instance),
                 }
             }
+        }
+        for name in set_by_hand {
+            self.hold_again(&name)?;
         }
         self.enforcer.hold_host(table).map_err(kernel)?;
         (self.policies, self.matcher, self.host) = (policies, matcher, host);
@@ -325,25 +310,40 @@ impl Core {
         Ok(())
     }
 
+    /// Holds a scope to the tables that it has, with the flags that it should have now.
+    pub(super) fn hold_again(&mut self, name: &str) -> Result<(), Refusal> {
+        let Some(state) = self.registry.scopes.get_mut(name) else { return Ok(()) };
+        let (mode, flags, uid) = (mode_name(state.effective_mode()), state.flags(self.degraded), state.uid);
+        // Slot 0 has no tables: nothing is allowed in it, whatever the flags.
+        for instance in state.instances.iter_mut().filter(|instance| instance.slot.0 != 0) {
+            let mut context = Context::clone(&instance.context);
+            context.policy.mode = mode;
+            instance.context = Arc::new(context);
+            self.recorder.know(instance.slot, instance.context.clone(), uid);
+            self.enforcer
+                .hold(instance.scope, instance.slot, flags)
+                .map_err(|error| refused_by_kernel(&error))?;
+        }
+        Ok(())
+    }
+
     pub(super) fn set_mode(&mut self, name: &str, mode: Mode) -> Result<ScopeStatus, Refusal> {
         self.state(name)?;
-        let degraded = self.degraded;
         if let Some(state) = self.registry.scopes.get_mut(name) {
             state.mode = Some(mode);
-            let flags = state.flags(degraded);
-            for instance in &mut state.instances {
-                let mut context = Context::clone(&instance.context);
-                context.policy.mode = mode_name(mode);
-                instance.context = Arc::new(context);
-                self.recorder.know(instance.slot, instance.context.clone(), state.uid);
-                self.enforcer
-                    .hold(instance.scope, instance.slot, flags)
-                    .map_err(|error| refused_by_kernel(&error))?;
-            }
         }
+        self.hold_again(name)?;
         self.tell_of_itself("mode", &format!("{name}: {}", mode_name(mode)));
         self.scope_status(name)
     }
+}
+
+/// Whether one policy decides and is explained as the other, so that its tables can stay.
+fn same_rules(one: &CheckedPolicy, other: &CheckedPolicy) -> bool {
+    one.paths == other.paths
+        && one.destinations == other.destinations
+        && one.rules == other.rules
+        && one.mode == other.mode
 }
 
 fn free(taken: &[Scope]) -> Result<Scope, Refusal> {

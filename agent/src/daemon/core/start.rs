@@ -211,17 +211,11 @@ impl Core {
             let is_run = label.kind == label_kind::RUN;
             let uid = is_run.then_some(label.uid);
             self.recorder.know(slot, context.clone(), uid);
-            let state = scopes.entry(label.name).or_insert_with(|| ScopeState {
-                kind: if is_run { ScopeKind::Run } else { ScopeKind::Policy },
-                policy: None,
-                source: None,
-                mode: None,
-                entry: if is_run { Entry::AtOnce } else { Entry::Starting },
-                uid,
-                cgroup: None,
-                audit_all: false,
-                instances: Vec::new(),
-            });
+            let (kind, entry) =
+                if is_run { (ScopeKind::Run, Entry::AtOnce) } else { (ScopeKind::Policy, Entry::Starting) };
+            let state = scopes
+                .entry(label.name)
+                .or_insert_with(|| ScopeState { uid, ..ScopeState::new(kind, entry) });
             state.instances.push(Instance { scope, slot, compiled: None, context });
             self.runs = self.runs.max(u64::from(is_run) * (1 << 20));
         }
