@@ -4,6 +4,7 @@ mod cgroups;
 mod registry;
 mod reload;
 mod run;
+mod shadow;
 mod start;
 mod started;
 mod status;
@@ -160,10 +161,7 @@ impl Core {
         match command {
             Command::Status { reply } => drop(reply.send(self.status())),
             Command::Reload { reply } => drop(reply.send(self.reload().map(Applied::report))),
-            Command::Shadow { reply, .. } => {
-                let message = "comparing policies is not part of this version";
-                drop(reply.send(Err(refusal(RefusalKind::Invalid, message))));
-            }
+            Command::Shadow { scope, policy, reply } => drop(reply.send(self.shadow(&scope, policy))),
             Command::SetMode { scope, mode, reply } => drop(reply.send(self.set_mode(&scope, mode))),
             Command::Tag { target, scope, reply } => drop(reply.send(self.tag_by_hand(&target, &scope))),
             Command::Untag { target, reply } => drop(reply.send(self.untag_by_hand(&target))),
@@ -204,7 +202,6 @@ impl Core {
         if let Err(refusal) = result {
             eprintln!("stockade: {refusal}");
         }
-        let now = boot_ns();
         let instances: Vec<(Scope, Slot)> = self
             .registry
             .scopes
@@ -214,10 +211,7 @@ impl Core {
             .chain([(Scope(UNDECIDED_SCOPE), Slot(0)), (Scope(0), Slot(0))])
             .collect();
         for (scope, slot) in instances {
-            match self.enforcer.counters(scope) {
-                Ok(counters) => self.recorder.losses(scope, slot, &counters, now),
-                Err(error) => eprintln!("stockade: {error}"),
-            }
+            self.take_losses_of(scope, slot);
         }
         for slot in std::mem::take(&mut self.retired) {
             self.recorder.forget(slot);

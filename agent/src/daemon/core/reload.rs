@@ -1,6 +1,9 @@
 //! Policies put in place of others: everything is compiled, checked and in the kernel before the first scope is switched.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use stockade_common::{limits::UNDECIDED_SCOPE, tag::label_kind};
 
@@ -181,7 +184,7 @@ impl Core {
     }
 
     /// What an earlier daemon has compiled for a container: from a process in it.
-    fn view_of_adopted(&self, tags: &[(u64, Scope)], scope: Scope) -> Result<View, Refusal> {
+    pub(super) fn view_of_adopted(&self, tags: &[(u64, Scope)], scope: Scope) -> Result<View, Refusal> {
         let nodes = self.tree.walk(std::path::Path::new("/"));
         let nodes = nodes.map_err(|error| refusal(RefusalKind::Failed, error))?;
         for node in nodes.iter().filter(|node| tags.contains(&(node.id, scope))) {
@@ -228,6 +231,7 @@ impl Core {
     ) -> Result<(), Refusal> {
         let kernel = |error| refused_by_kernel(&error);
         let mut set_by_hand = Vec::new();
+        let replaced: BTreeSet<String> = replacements.iter().map(|one| one.name.clone()).collect();
         for HostPolicy { name, file, policy } in &policies.policies {
             let entry = match policy.scope.as_ref().map(|scope| scope.start) {
                 Some(Start::AtOnce) => Entry::AtOnce,
@@ -265,6 +269,10 @@ impl Core {
         for name in set_by_hand {
             self.hold_again(&name)?;
         }
+        // The policy that it was compared with is compiled for what was there before.
+        for name in replaced {
+            self.end_shadow(&name, "ended with a reload")?;
+        }
         self.enforcer.hold_host(table).map_err(kernel)?;
         (self.policies, self.matcher, self.host) = (policies, matcher, host);
         // The walk takes the cgroups of scopes that are gone to where they belong now.
@@ -295,11 +303,12 @@ impl Core {
         for instance in &state.instances {
             self.remove_instance(instance)?;
         }
-        Ok(())
+        self.end_shadow(name, "ended with its scope").map(drop)
     }
 
     pub(super) fn remove_instance(&mut self, instance: &Instance) -> Result<(), Refusal> {
         let kernel = |error| refused_by_kernel(&error);
+        self.take_losses_of(instance.scope, instance.slot);
         self.enforcer.let_go(instance.scope).map_err(kernel)?;
         if instance.slot.0 != 0 {
             self.enforcer.remove(instance.slot).map_err(kernel)?;

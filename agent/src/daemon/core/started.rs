@@ -165,6 +165,7 @@ impl Core {
         self.enforcer.label(scope, Some(&label)).map_err(kernel)?;
         let context = Arc::new(context);
         self.recorder.know(slot, context.clone(), uid);
+        self.shadow_instance(name, scope, view);
         self.enforcer.hold(scope, slot, flags).map_err(kernel)?;
         if let Some(state) = self.registry.scopes.get_mut(name) {
             let compiled = Some((view.clone(), Arc::new(image)));
