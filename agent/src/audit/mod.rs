@@ -19,7 +19,7 @@ pub mod run;
 #[cfg(test)]
 pub(crate) mod sample;
 #[cfg(test)]
-mod schema;
+pub(crate) mod schema;
 pub mod sink;
 pub mod summary;
 pub mod terms;

@@ -230,3 +230,6 @@ impl Recorder {
         self.hub.close();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! The core: the one thread that owns the programs and decides what is held to what.
 
 mod cgroups;
+mod plan;
 mod registry;
 mod reload;
 mod run;
@@ -18,6 +19,8 @@ use tokio::{
     time::{Duration, MissedTickBehavior, interval},
 };
 
+#[cfg(test)]
+pub(super) use self::registry::how_names;
 pub use self::start::{StartError, Started, start};
 use self::{
     registry::{Registry, ScopeState},
@@ -98,6 +101,14 @@ fn refusal(kind: RefusalKind, message: impl std::fmt::Display) -> Refusal {
 
 fn refused_by_kernel(error: &KernelError) -> Refusal {
     refusal(RefusalKind::Failed, error)
+}
+
+fn no_scope_is_free() -> Refusal {
+    let most = UNDECIDED_SCOPE - 1;
+    let message = format!(
+        "all {most} scopes are taken: policies, containers with mounts of their own, and runs have one each"
+    );
+    refusal(RefusalKind::Failed, message)
 }
 
 impl Core {
@@ -247,12 +258,8 @@ impl Core {
 
     /// A number that no scope has.
     fn free_scope(&self) -> Result<Scope, Refusal> {
-        let taken: std::collections::BTreeSet<Scope> = self.registry.numbers().collect();
-        (1..UNDECIDED_SCOPE).map(Scope).find(|scope| !taken.contains(scope)).ok_or_else(|| {
-            let message =
-                format!("all {UNDECIDED_SCOPE} scopes are taken: containers and runs have one each");
-            refusal(RefusalKind::Failed, message)
-        })
+        let taken: Vec<Scope> = self.registry.numbers().collect();
+        plan::free(&taken).ok_or_else(no_scope_is_free)
     }
 
     fn counters(&mut self, name: &str) -> Result<[u64; COUNTERS], Refusal> {

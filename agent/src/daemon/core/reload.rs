@@ -8,7 +8,9 @@ use std::{
 use stockade_common::{limits::UNDECIDED_SCOPE, tag::label_kind};
 
 use super::{
-    Core, refusal, refused_by_kernel,
+    Core, no_scope_is_free,
+    plan::{free, numbers, same_rules},
+    refusal, refused_by_kernel,
     registry::{Instance, ScopeState},
 };
 use crate::{
@@ -19,7 +21,7 @@ use crate::{
     },
     kernel::{Entry, Scope, ScopeLabel, Slot},
     policy::{
-        checked::{CheckedPolicy, Mode},
+        checked::Mode,
         host::{self, CgroupRule},
         image::MapImage,
         scope::Start,
@@ -88,7 +90,8 @@ impl Core {
         let prepared = self.prepare(&policies, &host, &mut reloaded, &mut replacements);
         let matcher = Matcher::new(&policies);
         let prepared = prepared.and_then(|()| {
-            let numbers = numbers(&policies, &self.registry.scopes, &replacements);
+            let new = replacements.iter().map(|new| (new.name.as_str(), new.scope));
+            let numbers = numbers(&policies, &self.registry.scopes, new);
             self.host_table(&matcher, &policies, &numbers, &host)
         });
         let table = match prepared {
@@ -164,7 +167,7 @@ impl Core {
                 }
                 let scope = match before {
                     Some((scope, _)) => scope,
-                    None => free(&taken)?,
+                    None => free(&taken).ok_or_else(no_scope_is_free)?,
                 };
                 taken.push(scope);
                 let slot = self.enforcer.install(&image).map_err(|error| refused_by_kernel(&error))?;
@@ -345,32 +348,4 @@ impl Core {
         self.tell_of_itself("mode", &format!("{name}: {}", mode_name(mode)));
         self.scope_status(name)
     }
-}
-
-/// Whether one policy decides and is explained as the other, so that its tables can stay.
-fn same_rules(one: &CheckedPolicy, other: &CheckedPolicy) -> bool {
-    one.paths == other.paths
-        && one.destinations == other.destinations
-        && one.rules == other.rules
-        && one.mode == other.mode
-}
-
-fn free(taken: &[Scope]) -> Result<Scope, Refusal> {
-    (1..UNDECIDED_SCOPE)
-        .map(Scope)
-        .find(|scope| !taken.contains(scope))
-        .ok_or_else(|| refusal(RefusalKind::Failed, "all scopes are taken"))
-}
-
-/// The number of each policy's first instance.
-fn numbers(
-    policies: &HostPolicies,
-    scopes: &BTreeMap<String, ScopeState>,
-    replacements: &[Replacement],
-) -> BTreeMap<String, Scope> {
-    let number = |name: &str| {
-        let known = scopes.get(name).and_then(|state| state.instances.first()).map(|instance| instance.scope);
-        known.or_else(|| replacements.iter().find(|new| new.name == name).map(|new| new.scope))
-    };
-    policies.policies.iter().filter_map(|policy| Some((policy.name.clone(), number(&policy.name)?))).collect()
 }
