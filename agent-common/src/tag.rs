@@ -145,6 +145,9 @@ pub const SCOPE_AUDIT_ALL: u32 = 2;
 /// The cgroup programs report allowed connects themselves, because no LSM hook runs before them.
 pub const SCOPE_CGROUP_EMITS: u32 = 4;
 
+/// Cgroups that are tagged by their path get [`TAG_AT_ONCE`].
+pub const SCOPE_AT_ONCE: u32 = 8;
+
 /// Bucket of a cgroup id in `TAG_FILTER`. A zero bucket means "surely untagged": the fast path of every process that
 /// Stockade has nothing to do with. Buckets are only ever set, so a collision costs a hash look-up and nothing else.
 #[must_use]

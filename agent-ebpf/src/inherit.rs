@@ -6,7 +6,7 @@ use stockade_common::{
     event::{FileBody, hook, kind},
     file::ACCESS_READ,
     limits::{CGROUP_DEV, MAX_CGROUP_PATH, MAX_PATH, UNDECIDED_SCOPE},
-    tag::{HOST_FIRST, HOST_LAST, Tag, filter_bucket, host_scope},
+    tag::{HOST_FIRST, HOST_LAST, SCOPE_AT_ONCE, TAG_AT_ONCE, Tag, filter_bucket, host_scope},
 };
 
 use crate::{
@@ -109,8 +109,10 @@ unsafe fn by_path_in(buffer: *mut PathBuffer, id: u64, text: u64) -> bool {
         // Whose it is of several, with what they leave out, is for userspace to find out.
         scope = UNDECIDED_SCOPE;
     }
-    put(id, &Tag { scope, flags: 0 });
-    let actor = Actor { held: Held::to(id, scope), ppid: emit::ppid() };
+    let held = Held::to(id, scope);
+    let flags = if held.setting.flags() & SCOPE_AT_ONCE == 0 { 0 } else { TAG_AT_ONCE };
+    put(id, &Tag { scope, flags });
+    let actor = Actor { held, ppid: emit::ppid() };
     let body = FileBody { dev: CGROUP_DEV, access: 0, mode: 0, path_len: 0 };
     // SAFETY: the buffer holds the path from `start` on.
     unsafe { emit::path(buffer, start, &actor, kind::CGROUP, hook::CGROUP_MKDIR, body, &emit::observed()) };

@@ -135,8 +135,8 @@ fn given_flags(encoded: Option<String>, plain: Option<String>) -> Vec<String> {
     flags.into_iter().filter(|flag| !flag.is_empty()).map(str::to_owned).collect()
 }
 
-/// Folders of this machine that a compiler would write into what it makes, and what stands there instead: so that it is the
-/// same wherever it was made.
+/// Folders of this machine that a compiler would write into what it makes, and what stands there instead. Bytes are the same
+/// at the same place only: cargo hashes where `agent-common` is into the names of what is built from another workspace.
 fn remap() -> Result<[String; 2]> {
     let cargo = match env::var_os("CARGO_HOME") {
         Some(home) if !home.is_empty() => PathBuf::from(home),

@@ -64,6 +64,29 @@ impl OwnCgroup {
             .unwrap_or_else(|| failed("creating cgroup", Path::new(name))(io::ErrorKind::NotFound.into())))
     }
 
+    /// One that was made before, by a process that is gone.
+    ///
+    /// # Errors
+    /// If it is gone too, or somebody else has taken it on.
+    pub fn adopt(path: PathBuf) -> Result<Self, CgroupError> {
+        let alive = lock(&path).map_err(failed("locking", &path))?;
+        Ok(Self { path, alive: Some(alive) })
+    }
+
+    /// Leaves it as it is, for who [adopts](Self::adopt) it.
+    pub fn leave(mut self) {
+        self.alive = None;
+        std::mem::forget(self);
+    }
+
+    /// Whether processes are in it or below.
+    ///
+    /// # Errors
+    /// If it is gone.
+    pub fn is_populated(&self) -> Result<bool, CgroupError> {
+        populated(&self.path)
+    }
+
     /// Makes a cgroup below this one, where the programs attached to this one run too.
     ///
     /// # Errors

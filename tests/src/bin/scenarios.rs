@@ -8,7 +8,12 @@ mod scenario;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let filter = std::env::args().nth(1).unwrap_or_default();
+    let mut words = std::env::args().skip(1);
+    let filter = words.next().unwrap_or_default();
+    if filter == scenario::daemon::PROBER {
+        let probed = scenario::daemon::probe(&words.next().unwrap_or_default());
+        return if probed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     match scenario::main(&filter) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

@@ -51,6 +51,14 @@ const CHECKS: &[(&str, Check)] = &[
     ("rename_side_by_side_runs_do_not_mix", super::renames::side_by_side),
     ("run_degrades_only_where_it_must", allowed_to_degrade),
     ("doctor_enforced", doctor),
+    ("daemon_tags_a_cgroup_as_it_is_made", super::daemon::at_creation),
+    ("daemon_killed_leaves_all_held", super::daemon::killed),
+    ("daemon_starter_is_policed_from_its_first_execution", super::daemon::starter),
+    ("daemon_policed_is_no_starter_again", super::daemon::no_starter_again),
+    ("daemon_polices_at_once_where_it_must", super::daemon::at_once),
+    ("daemon_workload_with_own_mounts_waits", super::daemon::other_mounts),
+    ("daemon_thousand_reloads_give_no_wrong_verdict", super::daemon::reloads),
+    ("daemon_bad_input_leaves_all_held", super::daemon::bad_input),
 ];
 
 /// Runs every matching check.

@@ -1,6 +1,7 @@
 //! Each operation denied under a policy, allowed by its twin, and allowed outside; and `run` itself.
 
 mod batch;
+pub mod daemon;
 mod events;
 mod flags;
 mod lifecycle;

@@ -1,5 +1,5 @@
-//! `package`: a .deb and an .rpm with the same contents. The same commit, built with the same tools, gives the
-//! same bytes.
+//! `package`: a .deb and an .rpm with the same contents. The same commit, built with the same tools at the same place,
+//! gives the same bytes.
 
 pub mod check;
 mod contents;

@@ -56,10 +56,7 @@ impl Core {
         let node = Node { path: PathBuf::from(OsStr::from_bytes(path)), id };
         if scope.0 != UNDECIDED_SCOPE {
             // Put in by the table; its scope says when it starts.
-            let Some((name, entry)) = self.owner(scope) else { return Ok(()) };
-            if entry == Entry::AtOnce {
-                self.enforcer.tag(id, scope, entry).map_err(|error| refused_by_kernel(&error))?;
-            }
+            let Some((name, _)) = self.owner(scope) else { return Ok(()) };
             self.note(&node, &name, How::AtCreation, Vec::new());
             return Ok(());
         }
@@ -293,7 +290,9 @@ impl Core {
         for (name, state) in &mut self.registry.scopes {
             if state.kind == ScopeKind::Run {
                 // With a client it ends when that says so.
-                if state.cgroup.is_none() && !state.instances.iter().any(|instance| is_used(instance.scope)) {
+                let empty =
+                    state.cgroup.as_ref().is_none_or(|cgroup| !cgroup.is_populated().unwrap_or(false));
+                if state.orphan && empty {
                     ended.push(name.clone());
                 }
                 continue;
@@ -306,7 +305,7 @@ impl Core {
             self.remove_instance(instance)?;
         }
         for name in ended {
-            self.remove_scope(&name)?;
+            self.run_ended(&name)?;
         }
         Ok(())
     }

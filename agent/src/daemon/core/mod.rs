@@ -151,6 +151,12 @@ impl Core {
             report(notify::stopping("everything stays enforced"));
             self.tell_of_itself("stopping", "everything stays enforced");
         }
+        // Whatever becomes of us, runs go on.
+        for state in self.registry.scopes.values_mut() {
+            if let Some(cgroup) = state.cgroup.take() {
+                cgroup.leave();
+            }
+        }
         self.recorder.close().await;
         end
     }

@@ -5,7 +5,11 @@ use std::collections::BTreeMap;
 use stockade_common::limits::UNDECIDED_SCOPE;
 
 use super::registry::ScopeState;
-use crate::{kernel::Scope, policy::checked::CheckedPolicy, scope::host::HostPolicies};
+use crate::{
+    kernel::Scope,
+    policy::{checked::CheckedPolicy, scope::Start},
+    scope::host::HostPolicies,
+};
 
 /// Whether one policy decides as the other and is explained as it, so that its tables can stay.
 pub fn same_rules(one: &CheckedPolicy, other: &CheckedPolicy) -> bool {
@@ -13,6 +17,11 @@ pub fn same_rules(one: &CheckedPolicy, other: &CheckedPolicy) -> bool {
         && one.destinations == other.destinations
         && one.rules == other.rules
         && one.mode == other.mode
+        && starts(one) == starts(other)
+}
+
+fn starts(policy: &CheckedPolicy) -> Option<Start> {
+    policy.scope.as_ref().map(|scope| scope.start)
 }
 
 /// The lowest number that no scope has.
@@ -61,6 +70,7 @@ mod tests {
             "[files]\nwrite = ['/srv/**']\n",
             "mode = 'audit'\n[files]\nread = ['/srv/**']\n",
             "[files]\nread = ['/srv/**']\n[network]\nallow = ['192.0.2.1:443']\n",
+            "[files]\nread = ['/srv/**']\n[scope]\nslices = ['ci.slice']\nstart = 'at-once'\n",
         ] {
             assert!(!same_rules(&before, &policy(other)), "{other}");
         }

@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use stockade_common::tag::{SCOPE_AUDIT_ALL, SCOPE_CGROUP_EMITS, SCOPE_ENFORCE};
+use stockade_common::tag::{SCOPE_AT_ONCE, SCOPE_AUDIT_ALL, SCOPE_CGROUP_EMITS, SCOPE_ENFORCE};
 
 use crate::{
     audit::json::Context,
@@ -16,6 +16,7 @@ use crate::{
     policy::{
         checked::{CheckedPolicy, Mode},
         image::MapImage,
+        scope::Start,
     },
     scope::cgroup::OwnCgroup,
 };
@@ -50,6 +51,8 @@ pub struct ScopeState {
     pub uid: Option<u32>,
     /// The run's cgroup.
     pub cgroup: Option<OwnCgroup>,
+    /// Its client is not known: an earlier daemon had it. It ends when nothing is in it any more.
+    pub orphan: bool,
     /// Allowed reads and sends are reported too.
     pub audit_all: bool,
     /// The policy it is compared with.
@@ -70,10 +73,19 @@ impl ScopeState {
             entry,
             uid: None,
             cgroup: None,
+            orphan: false,
             audit_all: false,
             shadow: None,
             instances: Vec::new(),
         }
+    }
+
+    /// Of a host policy, with nothing in it.
+    #[must_use]
+    pub fn of_policy(policy: &CheckedPolicy) -> Self {
+        let at_once = policy.scope.as_ref().is_some_and(|scope| scope.start == Start::AtOnce);
+        let entry = if at_once { Entry::AtOnce } else { Entry::Starting };
+        Self { policy: Some(policy.clone()), ..Self::new(ScopeKind::Policy, entry) }
     }
 
     /// Whether denials are enforced.
@@ -89,10 +101,16 @@ impl ScopeState {
         let enforce = self.effective_mode() == Mode::Enforce;
         // A comparison needs what was allowed as well.
         let all = self.audit_all || self.shadow.is_some();
-        [(enforce, SCOPE_ENFORCE), (all, SCOPE_AUDIT_ALL), (degraded, SCOPE_CGROUP_EMITS)]
-            .into_iter()
-            .filter(|(wanted, _)| *wanted)
-            .fold(0, |flags, (_, flag)| flags | flag)
+        let at_once = self.entry == Entry::AtOnce;
+        [
+            (enforce, SCOPE_ENFORCE),
+            (all, SCOPE_AUDIT_ALL),
+            (degraded, SCOPE_CGROUP_EMITS),
+            (at_once, SCOPE_AT_ONCE),
+        ]
+        .into_iter()
+        .filter(|(wanted, _)| *wanted)
+        .fold(0, |flags, (_, flag)| flags | flag)
     }
 }
 

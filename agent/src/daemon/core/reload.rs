@@ -19,12 +19,11 @@ use crate::{
         command::{Refusal, RefusalKind, Reloaded, ScopeKind, ScopeStatus},
         policies::{Compiled, View},
     },
-    kernel::{Entry, Scope, ScopeLabel, Slot},
+    kernel::{Scope, ScopeLabel, Slot},
     policy::{
         checked::Mode,
         host::{self, CgroupRule},
         image::MapImage,
-        scope::Start,
     },
     scope::{
         host::{HostPolicies, HostPolicy, load, spare},
@@ -156,8 +155,7 @@ impl Core {
                 (true, true) => reloaded.unchanged.push(name.clone()),
             }
             // A mode that was set by hand ends with a reload.
-            let state = ScopeState::new(ScopeKind::Policy, Entry::Starting);
-            let flags = ScopeState { policy: Some(policy.clone()), ..state }.flags(self.degraded);
+            let flags = ScopeState::of_policy(policy).flags(self.degraded);
             for (before, view) in views {
                 let Compiled { image, context, warnings } = view
                     .compile(name, policy, &self.boot)
@@ -236,15 +234,9 @@ impl Core {
         let mut set_by_hand = Vec::new();
         let replaced: BTreeSet<String> = replacements.iter().map(|one| one.name.clone()).collect();
         for HostPolicy { name, file, policy } in &policies.policies {
-            let entry = match policy.scope.as_ref().map(|scope| scope.start) {
-                Some(Start::AtOnce) => Entry::AtOnce,
-                _ => Entry::Starting,
-            };
-            let state = self
-                .registry
-                .scopes
-                .entry(name.clone())
-                .or_insert_with(|| ScopeState::new(ScopeKind::Policy, entry));
+            let fresh = ScopeState::of_policy(policy);
+            let entry = fresh.entry;
+            let state = self.registry.scopes.entry(name.clone()).or_insert(fresh);
             if state.mode.take().is_some() {
                 // What is not replaced is as it was set by hand.
                 set_by_hand.push(name.clone());

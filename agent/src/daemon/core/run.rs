@@ -98,6 +98,11 @@ impl Core {
         let wanted =
             Wanted { node: &node, name, scope, entry: Entry::AtOnce, how: How::Run, window: Vec::new() };
         self.tag(wanted)?;
+        // Its number may be another process's by now.
+        let owner = std::fs::metadata(format!("/proc/{pid}")).map_err(|error| failed(&error))?;
+        if std::os::unix::fs::MetadataExt::uid(&owner) != uid {
+            return Err(refusal(RefusalKind::Conflict, format!("process {pid} is not of user {uid}")));
+        }
         cgroup.add(pid).map_err(|error| failed(&error))?;
         Ok(path)
     }

@@ -1,0 +1,350 @@
+//! The daemon without systemd: cgroups tagged as they are made, what starts workloads, its death and its return, reloads.
+
+use std::fs;
+use std::io::{self, Read};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use super::listeners;
+
+const POLICY: &str = "/etc/stockade/policies.d/ci.toml";
+const TREE: &str = "/sys/fs/cgroup";
+const OPEN: &str = "/daemon/open";
+const SECRET: &str = "/daemon/secret";
+const PATIENCE: Duration = Duration::from_secs(120);
+const RELOADS: u32 = 1000;
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// A daemon; it is killed, and all is let go, when this is dropped.
+struct Daemon(Child);
+
+impl Daemon {
+    /// Starts one with the policy `ci` for `/ci`.
+    fn start(more: &str) -> Result<Self, String> {
+        prepare(more).map_err(text)?;
+        Self::again()
+    }
+
+    fn again() -> Result<Self, String> {
+        let child = Command::new("stockade").arg("daemon").stdin(Stdio::null()).spawn().map_err(text)?;
+        let mut daemon = Self(child);
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            if let Some(status) = daemon.0.try_wait().map_err(text)? {
+                return Err(format!("the daemon ended with {status}"));
+            }
+            if stockade(&["status"]).is_ok() {
+                return Ok(daemon);
+            }
+            sleep(Duration::from_millis(100));
+        }
+        Err("the daemon was not ready in time".into())
+    }
+
+    fn kill(mut self) -> Result<(), String> {
+        self.0.kill().and_then(|()| self.0.wait()).map_err(text)?;
+        std::mem::forget(self);
+        Ok(())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if stockade(&["detach", "--all", "--yes"]).is_err() {
+            let _ = self.0.kill();
+        }
+        let _ = self.0.wait();
+        // The kernel lets go of programs some time after the last pin.
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end && said_in("ci/after", &reads(SECRET)).is_ok_and(|said| said != "went") {
+            sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+fn policy(more: &str) -> String {
+    let port = listeners::port();
+    format!(
+        "version = 1\nname = \"ci\"\nextends = [\"base\"]\n[scope]\ncgroups = [\"/ci\"]\n[network]\nallow = \
+         [\"127.0.0.1:{port}/tcp\"]\n[files]\nread = [\"{OPEN}\", \"/payload/**\", \"/bin/**\"]\nexec = [\"/bin/**\", \
+         \"/payload/**\"]\n{more}\n"
+    )
+}
+
+fn prepare(more: &str) -> io::Result<()> {
+    for folder in ["/daemon", "/etc/stockade/policies.d"] {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(OPEN, "for everybody\n")?;
+    fs::write(SECRET, "for nobody\n")?;
+    fs::write(POLICY, policy(more))
+}
+
+fn stockade(words: &[&str]) -> Result<String, String> {
+    let output = Command::new("stockade").args(words).output().map_err(text)?;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        return Ok(said);
+    }
+    Err(format!("{words:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr)))
+}
+
+/// A script's line that says `went` or `refused`, by a builtin, so that nothing is executed for it.
+fn reads(file: &str) -> String {
+    format!("if read x < {file}; then echo went; else echo refused; fi 2>/dev/null")
+}
+
+/// What a script says that a shell executes once it is in a cgroup.
+fn said_in(cgroup: &str, script: &str) -> Result<String, String> {
+    entering(cgroup, &format!("exec sh -c '{script}'"))
+}
+
+/// What a shell says that is still what started it: it has executed nothing since it entered the cgroup.
+fn entering(cgroup: &str, script: &str) -> Result<String, String> {
+    let folder = format!("{TREE}/{cgroup}");
+    fs::create_dir_all(&folder).map_err(|e| format!("{folder}: {e}"))?;
+    let script = format!("echo $$ > {folder}/cgroup.procs || exit 9\n{script}");
+    let output = Command::new("sh").args(["-c", &script]).output().map_err(text)?;
+    let said = String::from_utf8_lossy(&output.stdout).trim().replace('\n', " ");
+    Ok(if output.status.success() { said } else { format!("{said}{}", output.status) })
+}
+
+fn expect(what: &str, got: Result<String, String>, wanted: &str) -> Result<(), String> {
+    let got = got.map_err(|why| format!("{what}: {why}"))?;
+    if got == wanted { Ok(()) } else { Err(format!("{what}: {got:?} instead of {wanted:?}")) }
+}
+
+/// Denied, the allowed twin, and the control outside; in a cgroup that is new.
+fn holds(cgroup: &str) -> Result<(), String> {
+    expect("denied", said_in(cgroup, &reads(SECRET)), "refused")?;
+    expect("allowed", said_in(cgroup, &reads(OPEN)), "went")?;
+    expect("outside", said_in("elsewhere", &reads(SECRET)), "went")
+}
+
+/// A cgroup is held to its policy as it is made, and so is what is made in it, whatever it is called.
+pub fn at_creation() -> Result<(), String> {
+    let _daemon = Daemon::start("")?;
+    holds("ci/first")?;
+    holds("ci/first/nested")?;
+    let status = stockade(&["status", "--json"])?;
+    if status.contains("\"at_creation\"") { Ok(()) } else { Err(format!("status: {status}")) }
+}
+
+/// `kill -9` changes nothing; a new daemon takes over what the dead one has left.
+pub fn killed() -> Result<(), String> {
+    let daemon = Daemon::start("")?;
+    holds("ci/before")?;
+    daemon.kill()?;
+    holds("ci/before")?;
+    holds("ci/made-while-it-is-dead")?;
+    let _daemon = Daemon::again()?;
+    holds("ci/before")?;
+    holds("ci/after-it-is-back")?;
+    let status = stockade(&["status", "--json"])?;
+    if status.contains("\"adopted\": null") { Err(format!("nothing was adopted: {status}")) } else { Ok(()) }
+}
+
+/// From entering to its first execution a starter is not policed, nor what it forks; from then on all is.
+pub fn starter() -> Result<(), String> {
+    let _daemon = Daemon::start("")?;
+    let (now, forked) = (reads(SECRET), format!("( {} )", reads(SECRET)));
+    expect("a starter", entering("ci/start", &now), "went")?;
+    expect("its child", entering("ci/start", &forked), "went")?;
+    expect("what it executes", entering("ci/start", &format!("exec sh -c '{now}'")), "refused")?;
+    expect("what its child executes", entering("ci/start", &format!("( exec sh -c '{now}' )")), "refused")?;
+    // What it executes is judged: nothing below /daemon may be.
+    fs::copy("/bin/busybox", "/daemon/sh").map_err(text)?;
+    let refused = entering("ci/start", "exec /daemon/sh -c 'echo went' 2>/dev/null")?;
+    if refused.contains("went") { Err("it executed what it may not".into()) } else { Ok(()) }
+}
+
+/// Who was policed once is no starter again, wherever it moves, with a policy that lets it.
+pub fn no_starter_again() -> Result<(), String> {
+    let _daemon = Daemon::start("write = [\"/sys/fs/cgroup/**\"]")?;
+    fs::create_dir_all(format!("{TREE}/ci/one/two")).map_err(text)?;
+    let script = format!(
+        "echo $$ > {TREE}/ci/one/two/cgroup.procs && echo moved; {}; mkdir {TREE}/ci/one/three; echo $$ > \
+         {TREE}/ci/one/three/cgroup.procs && echo moved; {}",
+        reads(SECRET),
+        reads(SECRET)
+    );
+    expect("after moving itself", said_in("ci/one", &script), "moved refused moved refused")
+}
+
+/// A cgroup that a policy says is policed at once lets nobody start anything.
+pub fn at_once() -> Result<(), String> {
+    let _daemon = Daemon::start("")?;
+    let text_of = policy("").replace("[network]", "start = \"at-once\"\n[network]");
+    fs::write(POLICY, text_of).map_err(text)?;
+    stockade(&["policy", "reload"])?;
+    // Made by the table as any other, and corrected when the daemon has heard of it.
+    expect("who enters", entering("ci/once", &reads(SECRET)), "refused")?;
+    expect("allowed", entering("ci/once", &reads(OPEN)), "went")
+}
+
+/// A workload with mounts of its own waits until they are known, and is then held by what it sees.
+pub fn other_mounts() -> Result<(), String> {
+    let more = "write = [\"/daemon/own/**\"]";
+    let daemon = Daemon::start(more)?;
+    fs::create_dir_all("/daemon/own").map_err(text)?;
+    let script = format!(
+        "mount -t tmpfs none /daemon/own && echo mounted; exec sh -c '{}; {}; echo x > /daemon/own/f && {}'",
+        reads(SECRET),
+        reads(OPEN),
+        reads("/daemon/own/f")
+    );
+    let inside = |cgroup: &str| -> Result<String, String> {
+        let folder = format!("{TREE}/{cgroup}");
+        fs::create_dir_all(&folder).map_err(text)?;
+        let script = format!("echo $$ > {folder}/cgroup.procs || exit 9\n{script}");
+        let output = Command::new("unshare").args(["-m", "sh", "-c", &script]).output().map_err(text)?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().replace('\n', " "))
+    };
+    expect("with mounts of its own", inside("ci/mounts"), "mounted refused went went")?;
+    expect("once more", inside("ci/mounts"), "mounted refused went went")?;
+    // Nobody is there who could know: it does not run.
+    daemon.kill()?;
+    let folder = format!("{TREE}/ci/waiting");
+    fs::create_dir_all(&folder).map_err(text)?;
+    let waits = format!("echo $$ > {folder}/cgroup.procs; exec sh -c 'echo ran'");
+    let mut waiting = Command::new("unshare")
+        .args(["-m", "sh", "-c", &waits])
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(text)?;
+    let state = || -> Option<char> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", waiting.id())).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    };
+    let end = Instant::now() + PATIENCE;
+    while Instant::now() < end && state() != Some('T') {
+        sleep(Duration::from_millis(50));
+    }
+    let stopped = state() == Some('T');
+    let _daemon = Daemon::again()?;
+    let mut said = String::new();
+    if let Some(out) = waiting.stdout.as_mut() {
+        out.read_to_string(&mut said).map_err(text)?;
+    }
+    waiting.wait().map_err(text)?;
+    match (stopped, said.trim()) {
+        (true, "ran") => Ok(()),
+        (stopped, said) => Err(format!("without a daemon: stopped {stopped}, and said {said:?}")),
+    }
+}
+
+/// A thousand reloads under a workload that tries without a pause, and not one wrong verdict.
+pub fn reloads() -> Result<(), String> {
+    let _daemon = Daemon::start("")?;
+    let port = listeners::port();
+    let program = std::env::current_exe().map_err(text)?;
+    let program = program.to_str().ok_or("a path that is not UTF-8")?;
+    let folder = format!("{TREE}/ci/prober");
+    fs::create_dir_all(&folder).map_err(text)?;
+    let script = format!("echo $$ > {folder}/cgroup.procs; exec {program} {PROBER} {port}");
+    let mut prober = Command::new("sh")
+        .args(["-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(text)?;
+    let mut reloaded = Ok(());
+    for round in 0..RELOADS {
+        // Both agree on what is tried, and differ elsewhere.
+        let more = if round % 2 == 0 { "deny = [\"/daemon/other\"]" } else { "" };
+        reloaded = fs::write(POLICY, policy(more))
+            .map_err(text)
+            .and_then(|()| stockade(&["policy", "reload"]).map(drop));
+        if reloaded.is_err() {
+            break;
+        }
+    }
+    // It ends when nobody is there to read from.
+    drop(prober.stdin.take());
+    let mut said = String::new();
+    if let Some(out) = prober.stdout.as_mut() {
+        out.read_to_string(&mut said).map_err(text)?;
+    }
+    prober.wait().map_err(text)?;
+    reloaded?;
+    let rounds = said.lines().find_map(|line| line.strip_prefix("rounds ")?.parse::<u64>().ok()).unwrap_or(0);
+    let wrong: Vec<&str> = said.lines().filter(|line| line.starts_with("wrong")).take(4).collect();
+    if wrong.is_empty() && rounds > u64::from(RELOADS) {
+        Ok(())
+    } else {
+        Err(format!("{rounds} rounds: {wrong:?}"))
+    }
+}
+
+/// The word that makes a prober of this program.
+pub const PROBER: &str = "__prober";
+
+/// Tries what is allowed and what is not until its standard input ends.
+pub fn probe(port: &str) -> io::Result<()> {
+    let address =
+        |ip: &str| -> io::Result<SocketAddr> { format!("{ip}:{port}").parse().map_err(io::Error::other) };
+    let (allowed, forbidden) = (address("127.0.0.1")?, address("127.0.0.2")?);
+    let denied =
+        |result: io::Result<()>| result.is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = io::stdin().read_to_end(&mut Vec::new());
+        let _ = done.send(());
+    });
+    let mut rounds = 0u64;
+    while ended.try_recv().is_err() {
+        rounds += 1;
+        for (what, right) in [
+            ("open of what is allowed", fs::File::open(OPEN).is_ok()),
+            ("open of what is forbidden", denied(fs::File::open(SECRET).map(drop))),
+            ("connect to what is allowed", TcpStream::connect(allowed).is_ok()),
+            ("connect to what is forbidden", denied(TcpStream::connect(forbidden).map(drop))),
+        ] {
+            if !right {
+                println!("wrong {rounds}: {what}");
+            }
+        }
+    }
+    println!("rounds {rounds}");
+    Ok(())
+}
+
+/// Whatever is wrong with policies, pins or the place of another daemon: an error, and all as before.
+pub fn bad_input() -> Result<(), String> {
+    let daemon = Daemon::start("")?;
+    fs::write(POLICY, "version = 1\nnonsense = 1\n").map_err(text)?;
+    let refused = stockade(&["policy", "reload"]).err().ok_or("a broken policy was taken")?;
+    if !refused.contains("nonsense") {
+        return Err(refused);
+    }
+    holds("ci/broken-policy")?;
+    let second = Command::new("stockade").arg("daemon").output().map_err(text)?;
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    if second.status.success() || !said.contains("daemon") {
+        return Err(format!("a second daemon: {}: {said}", second.status));
+    }
+    holds("ci/second-daemon")?;
+    daemon.kill()?;
+    // What the dead one left holds on, and so it does under a new one that cannot read the policy.
+    let daemon = Daemon::again()?;
+    holds("ci/broken-at-start")?;
+    daemon.kill()?;
+    let maps = Path::new("/sys/fs/bpf/stockade/daemon-v1/maps");
+    fs::rename(maps.join("TAGS"), maps.join("STRANGER")).map_err(text)?;
+    fs::write(POLICY, policy("")).map_err(text)?;
+    let foreign = Command::new("stockade").arg("daemon").output().map_err(text)?;
+    let said = String::from_utf8_lossy(&foreign.stderr).into_owned();
+    fs::rename(maps.join("STRANGER"), maps.join("TAGS")).map_err(text)?;
+    if foreign.status.success() || !said.contains("STRANGER") {
+        return Err(format!("a foreign pin: {}: {said}", foreign.status));
+    }
+    holds("ci/foreign-pin")?;
+    let _daemon = Daemon::again()?;
+    holds("ci/again")
+}
