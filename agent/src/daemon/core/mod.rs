@@ -66,6 +66,8 @@ pub struct Core {
     boot: Boot,
     directory: PathBuf,
     policies: HostPolicies,
+    /// They have been read: until then it is not known whose anything is.
+    policies_known: bool,
     matcher: Matcher,
     /// The host's own view of the mounts.
     host: View,

@@ -270,6 +270,7 @@ impl Core {
         }
         self.enforcer.hold_host(table).map_err(kernel)?;
         (self.policies, self.matcher, self.host) = (policies, matcher, host);
+        self.policies_known = true;
         // The walk takes the cgroups of scopes that are gone to where they belong now.
         let gone: Vec<String> = self
             .registry

@@ -135,6 +135,7 @@ pub fn start(
         boot,
         directory: directory.to_path_buf(),
         policies: HostPolicies::default(),
+        policies_known: false,
         matcher: Matcher::default(),
         host,
         registry: Registry::default(),

@@ -42,6 +42,10 @@ impl Core {
         let Some(path) = cgroup_of(pid) else {
             return self.enforcer.release(pid).map_err(|error| refused_by_kernel(&error));
         };
+        if !self.policies_known {
+            // Whose it is cannot be told: it waits, as it would without a daemon, and is looked at again.
+            return Ok(());
+        }
         let admitted = self.admit(pid, &path);
         // Before it goes on, so that it is not taken for one that was forgotten.
         self.enforcer.release(pid).map_err(|error| refused_by_kernel(&error))?;

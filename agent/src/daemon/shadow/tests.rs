@@ -231,15 +231,20 @@ fn records_for_the_comparison_alone_are_no_events() {
     }
 }
 
+/// Pattern, access, whether it denies.
+type Path = (String, u32, bool);
+/// First bits of an address, length of the prefix, whether it denies.
+type Net = (u32, u8, bool);
+
 /// Policies that often meet.
-fn policy() -> impl Strategy<Value = (Vec<(String, u32, bool)>, Vec<(u32, u8, bool)>)> {
+fn policy() -> impl Strategy<Value = (Vec<Path>, Vec<Net>)> {
     (
         proptest::collection::vec((globs::tests::pattern(), 1u32..8, any::<bool>()), 0..6),
         proptest::collection::vec((0u32..4, 0u8..4, any::<bool>()), 0..6),
     )
 }
 
-fn compile_policy(paths: &[(String, u32, bool)], nets: &[(u32, u8, bool)]) -> (Arc<MapImage>, Context) {
+fn compile_policy(paths: &[Path], nets: &[Net]) -> (Arc<MapImage>, Context) {
     let prefixes: Vec<(String, bool)> = nets
         .iter()
         .map(|(bits, length, deny)| {
