@@ -142,7 +142,13 @@ impl Core {
                                     views.push((before, host.clone()));
                                 }
                             }
-                            Some((view, _)) if !same_rules => views.push((before, view.clone())),
+                            // Whose root its links are read below may have ended, and another process have its id.
+                            Some((view, _)) if !same_rules && view.is_there() => {
+                                views.push((before, view.clone()));
+                            }
+                            Some(_) if !same_rules => {
+                                views.push((before, self.view_of_adopted(&tags, instance.scope)?));
+                            }
                             Some(_) => {}
                             None => views.push((before, self.view_of_adopted(&tags, instance.scope)?)),
                         }
@@ -184,7 +190,7 @@ impl Core {
         Ok(())
     }
 
-    /// What an earlier daemon has compiled for a container: from a process in it.
+    /// What is seen in a container of which nothing else is known any more: from a process in it.
     pub(super) fn view_of_adopted(&self, tags: &[(u64, Scope)], scope: Scope) -> Result<View, Refusal> {
         let nodes = self.tree.walk(std::path::Path::new("/"));
         let nodes = nodes.map_err(|error| refusal(RefusalKind::Failed, error))?;
