@@ -16,6 +16,9 @@ assert_size!(Tag, 8);
 /// Whoever enters is policed at once, also before it executes anything.
 pub const TAG_AT_ONCE: u32 = 1;
 
+/// Tagged by hand, or below what was: no rule takes it away.
+pub const TAG_BY_HAND: u32 = 2;
+
 /// Value of the `STARTERS` map, keyed by process id: a process in a tagged cgroup that is not policed until it executes
 /// the workload.
 #[repr(C)]

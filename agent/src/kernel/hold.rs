@@ -6,7 +6,7 @@ use aya::maps::{Array, HashMap, PerCpuArray};
 use stockade_common::{
     counter::COUNTERS,
     limits::{MAX_SCOPES, MAX_SLOTS},
-    tag::{LABEL_NAME, Label, Setting, Starter, TAG_AT_ONCE, Tag, filter_bucket, label_kind},
+    tag::{LABEL_NAME, Label, Setting, Starter, TAG_AT_ONCE, TAG_BY_HAND, Tag, filter_bucket, label_kind},
 };
 
 use super::{
@@ -124,11 +124,36 @@ impl Enforcer {
     /// # Errors
     /// If the map is full.
     pub fn tag(&mut self, cgroup_id: u64, scope: Scope, entry: Entry) -> Result<(), KernelError> {
+        self.put_tag(cgroup_id, scope, if entry == Entry::AtOnce { TAG_AT_ONCE } else { 0 })
+    }
+
+    /// The same by hand: [`Self::is_by_hand`] says so of it, and of what is made in it, also to a later daemon.
+    ///
+    /// # Errors
+    /// As [`Self::tag`].
+    pub fn tag_by_hand(&mut self, cgroup_id: u64, scope: Scope, entry: Entry) -> Result<(), KernelError> {
+        let flags = if entry == Entry::AtOnce { TAG_AT_ONCE } else { 0 };
+        self.put_tag(cgroup_id, scope, flags | TAG_BY_HAND)
+    }
+
+    /// Whether a cgroup was tagged by hand, or is below one that was.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn is_by_hand(&mut self, cgroup_id: u64) -> Result<bool, KernelError> {
+        let tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
+        match tags.get(&cgroup_id, 0) {
+            Ok(tag) => Ok(tag.flags & TAG_BY_HAND != 0),
+            Err(aya::maps::MapError::KeyNotFound) => Ok(false),
+            Err(error) => Err(failed("TAGS")(error)),
+        }
+    }
+
+    fn put_tag(&mut self, cgroup_id: u64, scope: Scope, flags: u32) -> Result<(), KernelError> {
         // The filter first: a tag the filter doesn't know of would not be found.
         let mut filter: Array<_, u32> = map(&mut self.ebpf, "TAG_FILTER")?;
         filter.set(filter_bucket(cgroup_id), 1, 0).map_err(failed("TAG_FILTER"))?;
         let mut tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
-        let flags = if entry == Entry::AtOnce { TAG_AT_ONCE } else { 0 };
         tags.insert(cgroup_id, Tag { scope: scope.0, flags }, 0).map_err(failed("TAGS"))
     }
 
