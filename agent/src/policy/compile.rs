@@ -97,13 +97,8 @@ pub(super) fn build(filesystems: BTreeMap<u32, Filesystem>) -> Result<MapImage, 
     let mut tables = Tables::default();
     let mut image = MapImage::default();
     for (dev, filesystem) in filesystems {
-        let mut add = |mut patterns: Vec<Pattern>| {
-            patterns.sort();
-            patterns.dedup();
-            tables.add(&patterns)
-        };
-        let anchored = add(filesystem.anchored)?;
-        let floating = add(filesystem.floating)?;
+        let anchored = tables.add(&filesystem.anchored)?;
+        let floating = tables.add(&filesystem.floating)?;
         let mut entry = FsEntry {
             anchored,
             floating,
@@ -168,6 +163,12 @@ pub(super) fn translate(paths: &[PathRule], mounts: &MountTable) -> BTreeMap<u32
                     if floats { &mut filesystem.floating } else { &mut filesystem.anchored }.push(pattern);
                 }
             }
+        }
+    }
+    for Filesystem { anchored, floating, .. } in filesystems.values_mut() {
+        for patterns in [anchored, floating] {
+            patterns.sort();
+            patterns.dedup();
         }
     }
     filesystems
