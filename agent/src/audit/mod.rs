@@ -17,9 +17,9 @@ pub mod refusal;
 pub mod ring;
 pub mod run;
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;
 #[cfg(test)]
-mod schema;
+pub(crate) mod schema;
 pub mod sink;
 pub mod summary;
 pub mod terms;

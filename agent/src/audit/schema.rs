@@ -18,6 +18,11 @@ fn validator() -> jsonschema::Validator {
     jsonschema::validator_for(&schema).unwrap()
 }
 
+/// What the schema says against an event.
+pub fn complaints(event: &Value) -> Vec<String> {
+    validator().iter_errors(event).map(|error| error.to_string()).collect()
+}
+
 fn context() -> Context {
     let policy = PolicyId {
         name: "ci".into(),
@@ -98,6 +103,17 @@ fn the_schema_knows_no_more_and_no_less() {
         let mut other = event.clone();
         other["kind"] = json!("nonsense");
         assert!(!validator.is_valid(&other));
+    }
+}
+
+#[test]
+fn every_kind_may_name_the_daemons_scope() {
+    let validator = validator();
+    for mut event in events() {
+        event["scope"] = json!("ci");
+        assert!(validator.is_valid(&event), "{event:#}");
+        event["scope"] = json!(1);
+        assert!(!validator.is_valid(&event), "{event:#}");
     }
 }
 

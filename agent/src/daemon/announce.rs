@@ -90,3 +90,55 @@ pub fn peer(boot: &Boot, boot_ns: u64, pid: u32, uid: u32, cgroup: Option<&Path>
     out.insert("why".into(), json!(why));
     Value::Object(out)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{audit::schema::complaints, daemon::core::how_names};
+
+    /// One event of each kind, and each way to say it.
+    fn events() -> Vec<Value> {
+        let boot = Boot {
+            id: "01234567-89ab-cdef-0123-456789abcdef".into(),
+            time: std::time::SystemTime::UNIX_EPOCH,
+        };
+        let path = Path::new("/ci.slice/a\\\n\u{9b}");
+        let mut events: Vec<Value> =
+            ["started", "reloaded", "reload_refused", "mode", "shadow", "detached", "stopping"]
+                .map(|state| daemon(&boot, 1, state, "a\nmessage"))
+                .into();
+        for kind in ["tag", "untag"] {
+            for how in how_names() {
+                let window = ["its processes ran before it was tagged".to_owned()];
+                let said = CgroupEvent { kind, scope: "ci", id: 7, path, how, window: &window };
+                events.push(cgroup(&boot, 2, &said));
+            }
+        }
+        events.push(start_refused(&boot, 3, "ci", 7, 8, path, "no rule"));
+        events.push(peer(&boot, 4, 7, 1000, Some(path), "it is held to a policy"));
+        events.push(peer(&boot, 4, 7, 1000, None, "it has ended"));
+        events
+    }
+
+    #[test]
+    fn every_event_is_as_the_schema_says() {
+        for event in events() {
+            assert_eq!(complaints(&event), Vec::<String>::new(), "{event:#}");
+            assert!(!event.to_string().contains('\n'), "one line");
+        }
+    }
+
+    #[test]
+    fn the_schema_knows_no_more_and_no_less() {
+        for event in events() {
+            for field in event.as_object().unwrap().keys() {
+                let mut cut = event.clone();
+                cut.as_object_mut().unwrap().remove(field);
+                assert!(!complaints(&cut).is_empty(), "{} without {field}", event["kind"]);
+            }
+            let mut more = event.clone();
+            more["nonsense"] = json!(1);
+            assert!(!complaints(&more).is_empty(), "{}", event["kind"]);
+        }
+    }
+}

@@ -19,3 +19,4 @@ pub mod metrics;
 pub mod notify;
 pub mod policies;
 pub mod recorder;
+pub mod shadow;

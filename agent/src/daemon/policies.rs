@@ -72,6 +72,13 @@ impl View {
         self.namespace == other.namespace && self.mounts == other.mounts
     }
 
+    /// Whether what its root directory shows can still be read: the process may have ended.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let process = self.root.parent();
+        process.and_then(|process| namespace(process).ok()) == Some(self.namespace)
+    }
+
     /// Compiles a policy for it.
     ///
     /// # Errors
@@ -136,7 +143,9 @@ mod tests {
     #[test]
     fn a_process_sees_its_own_mounts() {
         let own = View::of(std::process::id()).unwrap();
-        assert!(own.namespace > 0 && !own.mounts.mounts.is_empty());
+        assert!(own.namespace > 0 && !own.mounts.mounts.is_empty() && own.is_there());
+        let gone = View { root: "/proc/4294967295/root".into(), ..own };
+        assert!(!gone.is_there());
         assert!(View::of(u32::MAX / 4).is_err());
     }
 }

@@ -9,7 +9,11 @@ use stockade_common::{
     event::{kind, verdict},
 };
 
-use super::hub::{Event, Hub};
+use super::{
+    command::ShadowReport,
+    hub::{Event, Hub},
+    shadow::Comparison,
+};
 use crate::{
     audit::{
         decode::{self, Body},
@@ -60,6 +64,8 @@ pub struct Recorder {
     /// Of cgroups of which it is not known yet whose they are.
     undecided: Policy,
     lost: HashMap<Scope, Losses>,
+    /// By scope.
+    comparisons: HashMap<String, Comparison>,
     undecoded: u64,
     unwritten: u64,
 }
@@ -76,6 +82,7 @@ impl Recorder {
             policies: HashMap::new(),
             undecided: Policy { context: Arc::new(context), scope, run_uid: None },
             lost: HashMap::new(),
+            comparisons: HashMap::new(),
             undecoded: 0,
             unwritten: 0,
         }
@@ -104,6 +111,8 @@ impl Recorder {
         for bytes in records {
             let Ok(record) = decode::decode(bytes) else {
                 self.undecoded += 1;
+                // Whose it was is not known.
+                self.comparisons.values_mut().for_each(|comparison| comparison.miss(1));
                 self.processes.forget();
                 continue;
             };
@@ -126,7 +135,12 @@ impl Recorder {
             let policy = self.policies.get(&header.slot).unwrap_or(&self.undecided);
             let context = policy.context.clone();
             self.processes.begin(&record, |dev, path| context.visible(dev, path));
-            if header.kind != kind::FORK {
+            let mut alone_wanted = false;
+            if let Some(comparison) = self.comparisons.get_mut(&*policy.scope) {
+                comparison.compare(&record, &context);
+                alone_wanted = comparison.alone_wanted(&record);
+            }
+            if header.kind != kind::FORK && !alone_wanted {
                 let value = json::event(&record, &self.processes.get(header.tgid), &context);
                 let event = Event {
                     line: value.to_string().into(),
@@ -156,6 +170,9 @@ impl Recorder {
         // Of no later record is it sure what process made it.
         self.processes.forget();
         let policy = self.policies.get(&slot.0).unwrap_or(&self.undecided);
+        if let Some(comparison) = self.comparisons.get_mut(&*policy.scope) {
+            comparison.miss(lost.total());
+        }
         let event = Event {
             line: run::gap(lost, &policy.context, boot_ns).to_string().into(),
             scope: policy.scope.clone(),
@@ -168,6 +185,22 @@ impl Recorder {
     /// A scope's number may be another's from now on.
     pub fn scope_ended(&mut self, scope: Scope) {
         self.lost.remove(&scope);
+        self.comparisons.values_mut().for_each(|comparison| comparison.forget(scope));
+    }
+
+    /// Compares a scope's decisions from now on.
+    pub fn compare(&mut self, scope: &str, comparison: Comparison) {
+        self.comparisons.insert(scope.to_owned(), comparison);
+    }
+
+    /// The comparison of a scope.
+    pub fn comparison(&mut self, scope: &str) -> Option<&mut Comparison> {
+        self.comparisons.get_mut(scope)
+    }
+
+    /// Ends the comparison of a scope: what it has found.
+    pub fn end_comparison(&mut self, scope: &str) -> Option<ShadowReport> {
+        self.comparisons.remove(scope).map(|comparison| comparison.report())
     }
 
     /// An event of the daemon's own.
@@ -197,3 +230,6 @@ impl Recorder {
         self.hub.close();
     }
 }
+
+#[cfg(test)]
+mod tests;

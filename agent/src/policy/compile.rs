@@ -97,13 +97,8 @@ pub(super) fn build(filesystems: BTreeMap<u32, Filesystem>) -> Result<MapImage, 
     let mut tables = Tables::default();
     let mut image = MapImage::default();
     for (dev, filesystem) in filesystems {
-        let mut add = |mut patterns: Vec<Pattern>| {
-            patterns.sort();
-            patterns.dedup();
-            tables.add(&patterns)
-        };
-        let anchored = add(filesystem.anchored)?;
-        let floating = add(filesystem.floating)?;
+        let anchored = tables.add(&filesystem.anchored)?;
+        let floating = tables.add(&filesystem.floating)?;
         let mut entry = FsEntry {
             anchored,
             floating,
@@ -170,6 +165,12 @@ pub(super) fn translate(paths: &[PathRule], mounts: &MountTable) -> BTreeMap<u32
             }
         }
     }
+    for Filesystem { anchored, floating, .. } in filesystems.values_mut() {
+        for patterns in [anchored, floating] {
+            patterns.sort();
+            patterns.dedup();
+        }
+    }
     filesystems
 }
 
@@ -207,12 +208,14 @@ pub fn path_bits(image: &MapImage, dev: u32, path: &[u8]) -> Option<(u32, u32)> 
 /// What both automata say about a path inside a filesystem.
 pub(super) fn accepts(image: &MapImage, dev: u32, path: &[u8]) -> Option<(Accept, Accept)> {
     let entry = image.filesystems.iter().find(|(candidate, _)| *candidate == dev)?.1;
-    let accept = |start| -> Accept {
-        let state = automaton::run(&image.next, &image.states, start, path);
-        let index = (image.states[(state & STATE_MASK) as usize] >> 32) as usize;
-        image.accepts[index]
-    };
-    Some((accept(entry.anchored), accept(entry.floating)))
+    Some((accept_at(image, entry.anchored, path), accept_at(image, entry.floating, path)))
+}
+
+/// What one automaton says at the end of a path.
+pub(super) fn accept_at(image: &MapImage, start: u32, path: &[u8]) -> Accept {
+    let state = automaton::run(&image.next, &image.states, start, path);
+    let index = (image.states[(state & STATE_MASK) as usize] >> 32) as usize;
+    image.accepts[index]
 }
 
 #[cfg(test)]

@@ -183,7 +183,7 @@ pub fn regex(parts: &[Part]) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;

@@ -21,3 +21,4 @@ pub mod rule;
 pub mod scope;
 pub mod suggest;
 pub mod unit;
+pub mod verdict;

@@ -27,8 +27,11 @@ fn covers(outer: (u128, u8), inner: (u128, u8)) -> bool {
     outer.1 <= inner.1 && (outer.1 == 0 || (outer.0 ^ inner.0) >> (128 - u32::from(outer.1)) == 0)
 }
 
-/// Prefixes (address, length, ports), sorted, and the ranges they refer to.
-pub type Compiled = (Vec<([u8; 16], u8, PortRun)>, Vec<PortRange>);
+/// A prefix: address, length, and the ports that hold for it.
+pub type Prefix = ([u8; 16], u8, PortRun);
+
+/// Prefixes, sorted, and the ranges they refer to.
+pub type Compiled = (Vec<Prefix>, Vec<PortRange>);
 
 /// More port ranges than the kernel programs search, or than there is room for.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -171,16 +174,21 @@ fn merge(rules: &[&NetRule]) -> Vec<PortRange> {
 
 /// What the compiled rules say, as the kernel programs find it: the range that decides.
 #[must_use]
-pub fn lookup((prefixes, ports): &Compiled, addr: u128, protocol: u32, port: u16) -> Option<PortRange> {
+pub fn lookup(
+    prefixes: &[Prefix],
+    ports: &[PortRange],
+    addr: u128,
+    protocol: u32,
+    port: u16,
+) -> Option<PortRange> {
     let (_, _, run) = prefixes
         .iter()
         .filter(|(prefix, length, _)| covers((u128::from_be_bytes(*prefix), *length), (addr, 128)))
         .max_by_key(|(_, length, _)| *length)?;
     let wanted = port_key(protocol, port);
-    ports[run.first as usize..][..run.len as usize]
-        .iter()
-        .find(|range| range.low <= wanted && wanted <= range.high)
-        .copied()
+    let ranges = ports.get(run.first as usize..)?.get(..run.len as usize)?;
+    let index = ranges.partition_point(|range| range.high < wanted);
+    ranges.get(index).filter(|range| range.low <= wanted).copied()
 }
 
 #[cfg(test)]
@@ -190,6 +198,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn lookup((prefixes, ports): &Compiled, addr: u128, protocol: u32, port: u16) -> Option<PortRange> {
+        super::lookup(prefixes, ports, addr, protocol, port)
+    }
 
     fn rule(prefix: &str, ports: &[(u16, u16)], deny: bool, rule: u32) -> NetRule {
         NetRule { prefix: prefix.parse().unwrap(), ports: ports.to_vec(), tcp: true, udp: false, deny, rule }

@@ -116,6 +116,27 @@ fn load_file(file: &Path, owner: u32) -> Result<HostPolicy, Diagnostics> {
     Ok(HostPolicy { name, file: file.to_path_buf(), policy })
 }
 
+/// A policy that is in no file yet, checked as if it were in one of the directory: what it extends is read from there.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn given(directory: &Path, text: &str) -> Result<CheckedPolicy, Diagnostics> {
+    given_owned(directory, text, 0)
+}
+
+fn given_owned(directory: &Path, text: &str, owner: u32) -> Result<CheckedPolicy, Diagnostics> {
+    let name = "the policy given";
+    let nowhere = directory.join(name);
+    let open = |path: &Path| {
+        if path != nowhere {
+            return open(path, owner);
+        }
+        Ok((nowhere.clone(), Source { name: name.into(), text: text.to_owned() }))
+    };
+    let documents = extend::load(&nowhere, &open)?;
+    check::check(&documents, &Overlay { for_host: true, ..Overlay::default() })
+}
+
 fn open(path: &Path, owner: u32) -> Result<(PathBuf, Source), Refusal> {
     let refused = |error: Untrusted| Refusal { message: error.to_string(), help: Some(TRUST.to_owned()) };
     let absolute = std::path::absolute(path).map_err(parse::unreadable)?;
@@ -220,6 +241,25 @@ mod tests {
         load_owned(&path, nix::unistd::geteuid().as_raw()).map_err(|diagnostics| {
             diagnostics.to_string().replace("\n  │ ", " ").replace("\n        ", " ").replace("\n  ", " ")
         })
+    }
+
+    #[test]
+    fn a_policy_in_no_file_extends_those_that_are() {
+        let dir = directory(&[("team.toml", "[files]\nread = ['/srv/team/**']")]);
+        let path = fs::canonicalize(dir.path()).unwrap();
+        let given = |text: &str| given_owned(&path, text, nix::unistd::geteuid().as_raw());
+        let policy =
+            given("version = 1\nextends = ['./team.toml']\n[scope]\nslices = ['ci.slice']\n").unwrap();
+        assert!(policy.paths.iter().any(|rule| rule.pattern == "/srv/team/**"));
+        for (text, complaint) in [
+            ("version = 1\nextends = ['./gone.toml']\n", "gone.toml"),
+            ("version = 1\nextends = ['./the policy given.toml']\n", "the policy given"),
+            ("version = 1\n[files]\nread = ['${workspace}/**']\n", "no value here"),
+            ("version = 1\n[files]\nraed = []\n", "the policy given"),
+        ] {
+            let error = given(text).unwrap_err().to_string();
+            assert!(error.contains(complaint), "{error}");
+        }
     }
 
     #[test]

@@ -282,6 +282,39 @@ pub fn reloads() -> Result<(), String> {
     }
 }
 
+/// A comparison tells where another policy differs, and changes nothing.
+pub fn shadow() -> Result<(), String> {
+    let _daemon = Daemon::start("")?;
+    let other = "/daemon/ci.toml";
+    fs::write(other, policy("").replace(OPEN, SECRET)).map_err(text)?;
+    stockade(&["policy", "apply", "--shadow", other])?;
+    holds("ci/compared")?;
+    let found = stockade(&["policy", "shadow", "ci"])?;
+    for difference in [
+        "open /daemon/open read\n          active: allowed",
+        "open /daemon/secret read\n          active: denied",
+    ] {
+        if !found.contains(difference) {
+            return Err(format!("no {difference:?} in {found}"));
+        }
+    }
+    stockade(&["policy", "shadow", "ci", "--end"])?;
+    if stockade(&["policy", "shadow", "ci"]).is_ok() {
+        return Err("the comparison goes on after its end".into());
+    }
+    holds("ci/compared-no-more")
+}
+
+/// A mode that is set by hand is what the file says again after a reload, though no rule has changed.
+pub fn mode() -> Result<(), String> {
+    let _daemon = Daemon::start("")?;
+    holds("ci/mode")?;
+    stockade(&["policy", "mode", "ci", "audit"])?;
+    expect("in audit mode", said_in("ci/mode", &reads(SECRET)), "went")?;
+    stockade(&["policy", "reload"])?;
+    holds("ci/mode")
+}
+
 /// The word that makes a prober of this program.
 pub const PROBER: &str = "__prober";
 

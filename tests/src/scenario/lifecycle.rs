@@ -59,6 +59,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("daemon_workload_with_own_mounts_waits", super::daemon::other_mounts),
     ("daemon_thousand_reloads_give_no_wrong_verdict", super::daemon::reloads),
     ("daemon_bad_input_leaves_all_held", super::daemon::bad_input),
+    ("daemon_comparison_tells_where_policies_differ", super::daemon::shadow),
+    ("daemon_mode_by_hand_ends_with_a_reload", super::daemon::mode),
 ];
 
 /// Runs every matching check.

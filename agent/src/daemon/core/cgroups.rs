@@ -60,8 +60,8 @@ impl Core {
             self.note(&node, &name, How::AtCreation, Vec::new());
             return Ok(());
         }
-        if container::identify(&node.path).is_some() {
-            // What it is can be read when its workload is about to begin.
+        if container::identify(&node.path).is_some() || !self.policies_known {
+            // What it is can be read when its workload is about to begin, or when there are policies.
             self.note(&node, UNDECIDED, How::AtCreation, Vec::new());
             return Ok(());
         }
@@ -251,7 +251,8 @@ impl Core {
         {
             return Ok(tagged);
         }
-        if tagged == Some(Scope(UNDECIDED_SCOPE)) && container::identify(&node.path).is_some() {
+        let undecided = tagged == Some(Scope(UNDECIDED_SCOPE));
+        if undecided && (container::identify(&node.path).is_some() || !self.policies_known) {
             return Ok(tagged);
         }
         let belongs = self.inspector.belongs(&self.matcher, &node.path);
@@ -272,9 +273,7 @@ impl Core {
                 let unknown = self.policies.named(&owner).is_none() && !gone.contains(&owner);
                 if unknown { Ok(tagged) } else { self.untag_below(node, &owner).map(|_| None) }
             }
-            (None, None) if tagged == Some(Scope(UNDECIDED_SCOPE)) => {
-                self.untag_below(node, UNDECIDED).map(|_| None)
-            }
+            (None, None) if undecided => self.untag_below(node, UNDECIDED).map(|_| None),
             // A number nobody knows is held to nothing, and so allowed nothing.
             (None, None) => Ok(tagged),
         }

@@ -1,9 +1,11 @@
 //! The core: the one thread that owns the programs and decides what is held to what.
 
 mod cgroups;
+mod plan;
 mod registry;
 mod reload;
 mod run;
+mod shadow;
 mod start;
 mod started;
 mod status;
@@ -17,6 +19,8 @@ use tokio::{
     time::{Duration, MissedTickBehavior, interval},
 };
 
+#[cfg(test)]
+pub(super) use self::registry::how_names;
 pub use self::start::{StartError, Started, start};
 use self::{
     registry::{Registry, ScopeState},
@@ -62,6 +66,8 @@ pub struct Core {
     boot: Boot,
     directory: PathBuf,
     policies: HostPolicies,
+    /// They have been read: until then it is not known whose anything is.
+    policies_known: bool,
     matcher: Matcher,
     /// The host's own view of the mounts.
     host: View,
@@ -97,6 +103,14 @@ fn refusal(kind: RefusalKind, message: impl std::fmt::Display) -> Refusal {
 
 fn refused_by_kernel(error: &KernelError) -> Refusal {
     refusal(RefusalKind::Failed, error)
+}
+
+fn no_scope_is_free() -> Refusal {
+    let most = UNDECIDED_SCOPE - 1;
+    let message = format!(
+        "all {most} scopes are taken: policies, containers with mounts of their own, and runs have one each"
+    );
+    refusal(RefusalKind::Failed, message)
 }
 
 impl Core {
@@ -166,10 +180,7 @@ impl Core {
         match command {
             Command::Status { reply } => drop(reply.send(self.status())),
             Command::Reload { reply } => drop(reply.send(self.reload().map(Applied::report))),
-            Command::Shadow { reply, .. } => {
-                let message = "comparing policies is not part of this version";
-                drop(reply.send(Err(refusal(RefusalKind::Invalid, message))));
-            }
+            Command::Shadow { scope, policy, reply } => drop(reply.send(self.shadow(&scope, policy))),
             Command::SetMode { scope, mode, reply } => drop(reply.send(self.set_mode(&scope, mode))),
             Command::Tag { target, scope, reply } => drop(reply.send(self.tag_by_hand(&target, &scope))),
             Command::Untag { target, reply } => drop(reply.send(self.untag_by_hand(&target))),
@@ -210,7 +221,6 @@ impl Core {
         if let Err(refusal) = result {
             eprintln!("stockade: {refusal}");
         }
-        let now = boot_ns();
         let instances: Vec<(Scope, Slot)> = self
             .registry
             .scopes
@@ -220,10 +230,7 @@ impl Core {
             .chain([(Scope(UNDECIDED_SCOPE), Slot(0)), (Scope(0), Slot(0))])
             .collect();
         for (scope, slot) in instances {
-            match self.enforcer.counters(scope) {
-                Ok(counters) => self.recorder.losses(scope, slot, &counters, now),
-                Err(error) => eprintln!("stockade: {error}"),
-            }
+            self.take_losses_of(scope, slot);
         }
         for slot in std::mem::take(&mut self.retired) {
             self.recorder.forget(slot);
@@ -259,12 +266,8 @@ impl Core {
 
     /// A number that no scope has.
     fn free_scope(&self) -> Result<Scope, Refusal> {
-        let taken: std::collections::BTreeSet<Scope> = self.registry.numbers().collect();
-        (1..UNDECIDED_SCOPE).map(Scope).find(|scope| !taken.contains(scope)).ok_or_else(|| {
-            let message =
-                format!("all {UNDECIDED_SCOPE} scopes are taken: containers and runs have one each");
-            refusal(RefusalKind::Failed, message)
-        })
+        let taken: Vec<Scope> = self.registry.numbers().collect();
+        plan::free(&taken).ok_or_else(no_scope_is_free)
     }
 
     fn counters(&mut self, name: &str) -> Result<[u64; COUNTERS], Refusal> {

@@ -55,27 +55,37 @@ pub struct ScopeState {
     pub orphan: bool,
     /// Allowed reads and sends are reported too.
     pub audit_all: bool,
+    /// The policy it is compared with.
+    pub shadow: Option<CheckedPolicy>,
     /// The first is the one for the host's own view.
     pub instances: Vec<Instance>,
 }
 
 impl ScopeState {
-    /// Of a host policy, with nothing in it.
+    /// A scope without a policy, in which nothing is yet.
     #[must_use]
-    pub fn of_policy(policy: &CheckedPolicy) -> Self {
-        let at_once = policy.scope.as_ref().is_some_and(|scope| scope.start == Start::AtOnce);
+    pub fn new(kind: ScopeKind, entry: Entry) -> Self {
         Self {
-            kind: ScopeKind::Policy,
-            policy: Some(policy.clone()),
+            kind,
+            policy: None,
             source: None,
             mode: None,
-            entry: if at_once { Entry::AtOnce } else { Entry::Starting },
+            entry,
             uid: None,
             cgroup: None,
             orphan: false,
             audit_all: false,
+            shadow: None,
             instances: Vec::new(),
         }
+    }
+
+    /// Of a host policy, with nothing in it.
+    #[must_use]
+    pub fn of_policy(policy: &CheckedPolicy) -> Self {
+        let at_once = policy.scope.as_ref().is_some_and(|scope| scope.start == Start::AtOnce);
+        let entry = if at_once { Entry::AtOnce } else { Entry::Starting };
+        Self { policy: Some(policy.clone()), ..Self::new(ScopeKind::Policy, entry) }
     }
 
     /// Whether denials are enforced.
@@ -89,10 +99,12 @@ impl ScopeState {
     #[must_use]
     pub fn flags(&self, degraded: bool) -> u32 {
         let enforce = self.effective_mode() == Mode::Enforce;
+        // A comparison needs what was allowed as well.
+        let all = self.audit_all || self.shadow.is_some();
         let at_once = self.entry == Entry::AtOnce;
         [
             (enforce, SCOPE_ENFORCE),
-            (self.audit_all, SCOPE_AUDIT_ALL),
+            (all, SCOPE_AUDIT_ALL),
             (degraded, SCOPE_CGROUP_EMITS),
             (at_once, SCOPE_AT_ONCE),
         ]
@@ -179,9 +191,55 @@ impl Registry {
     }
 }
 
+/// All that [`How::name`] gives.
 #[cfg(test)]
-mod tests {
+pub fn how_names() -> [&'static str; 6] {
+    [How::AtCreation, How::AtStart, How::Running, How::ByHand, How::Adopted, How::Run].map(How::name)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
     use super::*;
+
+    /// An instance of which it is not known for what it was compiled.
+    pub fn instance(scope: u32, slot: u32) -> Instance {
+        Instance { scope: Scope(scope), slot: Slot(slot), compiled: None, context: Arc::default() }
+    }
+
+    fn state(instances: &[(u32, u32)]) -> ScopeState {
+        let instances = instances.iter().map(|(scope, slot)| instance(*scope, *slot)).collect();
+        ScopeState { instances, ..ScopeState::new(ScopeKind::Policy, Entry::Starting) }
+    }
+
+    #[test]
+    fn a_number_leads_to_its_scope() {
+        let scopes = [("ci", &[(1, 4), (3, 5)][..]), ("web", &[(2, 6)]), ("empty", &[])];
+        let scopes = scopes.map(|(name, instances)| (name.to_owned(), state(instances)));
+        let registry = Registry { scopes: scopes.into(), ..Registry::default() };
+        let found = |number| registry.find(Scope(number)).map(|(name, instance)| (name, instance.slot.0));
+        assert_eq!([found(1), found(2), found(3)], [Some(("ci", 4)), Some(("web", 6)), Some(("ci", 5))]);
+        assert_eq!(found(4), None);
+        assert_eq!(registry.numbers().map(|scope| scope.0).collect::<Vec<_>>(), [1, 3, 2]);
+    }
+
+    #[test]
+    fn what_is_set_by_hand_comes_before_what_is_written() {
+        let audit = CheckedPolicy { mode: Mode::Audit, ..CheckedPolicy::default() };
+        let mut scope = state(&[]);
+        assert_eq!((scope.effective_mode(), scope.flags(false)), (Mode::Enforce, SCOPE_ENFORCE));
+        scope.policy = Some(audit);
+        assert_eq!((scope.effective_mode(), scope.flags(false)), (Mode::Audit, 0));
+        scope.mode = Some(Mode::Enforce);
+        assert_eq!(scope.flags(true), SCOPE_ENFORCE | SCOPE_CGROUP_EMITS);
+    }
+
+    #[test]
+    fn a_comparison_asks_for_every_decision() {
+        let compared = ScopeState { shadow: Some(CheckedPolicy::default()), ..state(&[]) };
+        assert_eq!(compared.flags(false), SCOPE_ENFORCE | SCOPE_AUDIT_ALL);
+        let all = ScopeState { audit_all: true, ..state(&[]) };
+        assert_eq!(all.flags(false), SCOPE_ENFORCE | SCOPE_AUDIT_ALL);
+    }
 
     fn cgroup(path: &str) -> TaggedCgroup {
         TaggedCgroup {

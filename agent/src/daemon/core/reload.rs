@@ -1,11 +1,16 @@
 //! Policies put in place of others: everything is compiled, checked and in the kernel before the first scope is switched.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use stockade_common::{limits::UNDECIDED_SCOPE, tag::label_kind};
 
 use super::{
-    Core, refusal, refused_by_kernel,
+    Core, no_scope_is_free,
+    plan::{free, numbers, same_rules},
+    refusal, refused_by_kernel,
     registry::{Instance, ScopeState},
 };
 use crate::{
@@ -16,10 +21,9 @@ use crate::{
     },
     kernel::{Scope, ScopeLabel, Slot},
     policy::{
-        checked::{CheckedPolicy, Mode},
+        checked::Mode,
         host::{self, CgroupRule},
         image::MapImage,
-        scope::Start,
     },
     scope::{
         host::{HostPolicies, HostPolicy, load, spare},
@@ -85,7 +89,8 @@ impl Core {
         let prepared = self.prepare(&policies, &host, &mut reloaded, &mut replacements);
         let matcher = Matcher::new(&policies);
         let prepared = prepared.and_then(|()| {
-            let numbers = numbers(&policies, &self.registry.scopes, &replacements);
+            let new = replacements.iter().map(|new| (new.name.as_str(), new.scope));
+            let numbers = numbers(&policies, &self.registry.scopes, new);
             self.host_table(&matcher, &policies, &numbers, &host)
         });
         let table = match prepared {
@@ -119,15 +124,8 @@ impl Core {
             if known.is_none() && self.registry.scopes.contains_key(name) {
                 return Err(refusal(RefusalKind::Conflict, format!("{name:?} is the name of a run")));
             }
-            let same_rules = known.is_some_and(|state| {
-                state.policy.as_ref().is_some_and(|before| {
-                    before.paths == policy.paths
-                        && before.destinations == policy.destinations
-                        && before.rules == policy.rules
-                        && before.mode == policy.mode
-                        && starts(before) == starts(policy)
-                })
-            });
+            let same_rules =
+                known.is_some_and(|state| state.policy.as_ref().is_some_and(|one| same_rules(one, policy)));
             let mut views: Vec<(Option<(Scope, Slot)>, View)> = Vec::new();
             match known {
                 None => views.push((None, host.clone())),
@@ -144,7 +142,13 @@ impl Core {
                                     views.push((before, host.clone()));
                                 }
                             }
-                            Some((view, _)) if !same_rules => views.push((before, view.clone())),
+                            // Whose root its links are read below may have ended, and another process have its id.
+                            Some((view, _)) if !same_rules && view.is_there() => {
+                                views.push((before, view.clone()));
+                            }
+                            Some(_) if !same_rules => {
+                                views.push((before, self.view_of_adopted(&tags, instance.scope)?));
+                            }
                             Some(_) => {}
                             None => views.push((before, self.view_of_adopted(&tags, instance.scope)?)),
                         }
@@ -167,7 +171,7 @@ impl Core {
                 }
                 let scope = match before {
                     Some((scope, _)) => scope,
-                    None => free(&taken)?,
+                    None => free(&taken).ok_or_else(no_scope_is_free)?,
                 };
                 taken.push(scope);
                 let slot = self.enforcer.install(&image).map_err(|error| refused_by_kernel(&error))?;
@@ -186,8 +190,8 @@ impl Core {
         Ok(())
     }
 
-    /// What an earlier daemon has compiled for a container: from a process in it.
-    fn view_of_adopted(&self, tags: &[(u64, Scope)], scope: Scope) -> Result<View, Refusal> {
+    /// What is seen in a container of which nothing else is known any more: from a process in it.
+    pub(super) fn view_of_adopted(&self, tags: &[(u64, Scope)], scope: Scope) -> Result<View, Refusal> {
         let nodes = self.tree.walk(std::path::Path::new("/"));
         let nodes = nodes.map_err(|error| refusal(RefusalKind::Failed, error))?;
         for node in nodes.iter().filter(|node| tags.contains(&(node.id, scope))) {
@@ -233,12 +237,17 @@ impl Core {
         reloaded: &mut Reloaded,
     ) -> Result<(), Refusal> {
         let kernel = |error| refused_by_kernel(&error);
+        let mut set_by_hand = Vec::new();
+        let replaced: BTreeSet<String> = replacements.iter().map(|one| one.name.clone()).collect();
         for HostPolicy { name, file, policy } in &policies.policies {
             let fresh = ScopeState::of_policy(policy);
             let entry = fresh.entry;
             let state = self.registry.scopes.entry(name.clone()).or_insert(fresh);
-            (state.policy, state.source, state.mode, state.entry) =
-                (Some(policy.clone()), Some(file.clone()), None, entry);
+            if state.mode.take().is_some() {
+                // What is not replaced is as it was set by hand.
+                set_by_hand.push(name.clone());
+            }
+            (state.policy, state.source, state.entry) = (Some(policy.clone()), Some(file.clone()), entry);
         }
         let mut free = Vec::new();
         for Replacement { name, scope, before, slot, view, image, context, flags } in replacements {
@@ -258,8 +267,16 @@ impl Core {
                 }
             }
         }
+        for name in set_by_hand {
+            self.hold_again(&name)?;
+        }
+        // The policy that it was compared with is compiled for what was there before.
+        for name in replaced {
+            self.end_shadow(&name, "ended with a reload")?;
+        }
         self.enforcer.hold_host(table).map_err(kernel)?;
         (self.policies, self.matcher, self.host) = (policies, matcher, host);
+        self.policies_known = true;
         // The walk takes the cgroups of scopes that are gone to where they belong now.
         let gone: Vec<String> = self
             .registry
@@ -288,11 +305,12 @@ impl Core {
         for instance in &state.instances {
             self.remove_instance(instance)?;
         }
-        Ok(())
+        self.end_shadow(name, "ended with its scope").map(drop)
     }
 
     pub(super) fn remove_instance(&mut self, instance: &Instance) -> Result<(), Refusal> {
         let kernel = |error| refused_by_kernel(&error);
+        self.take_losses_of(instance.scope, instance.slot);
         self.enforcer.let_go(instance.scope).map_err(kernel)?;
         if instance.slot.0 != 0 {
             self.enforcer.remove(instance.slot).map_err(kernel)?;
@@ -303,47 +321,30 @@ impl Core {
         Ok(())
     }
 
+    /// Holds a scope to the tables that it has, with the flags that it should have now.
+    pub(super) fn hold_again(&mut self, name: &str) -> Result<(), Refusal> {
+        let Some(state) = self.registry.scopes.get_mut(name) else { return Ok(()) };
+        let (mode, flags, uid) = (mode_name(state.effective_mode()), state.flags(self.degraded), state.uid);
+        // Slot 0 has no tables: nothing is allowed in it, whatever the flags.
+        for instance in state.instances.iter_mut().filter(|instance| instance.slot.0 != 0) {
+            let mut context = Context::clone(&instance.context);
+            context.policy.mode = mode;
+            instance.context = Arc::new(context);
+            self.recorder.know(instance.slot, instance.context.clone(), uid);
+            self.enforcer
+                .hold(instance.scope, instance.slot, flags)
+                .map_err(|error| refused_by_kernel(&error))?;
+        }
+        Ok(())
+    }
+
     pub(super) fn set_mode(&mut self, name: &str, mode: Mode) -> Result<ScopeStatus, Refusal> {
         self.state(name)?;
-        let degraded = self.degraded;
         if let Some(state) = self.registry.scopes.get_mut(name) {
             state.mode = Some(mode);
-            let flags = state.flags(degraded);
-            for instance in &mut state.instances {
-                let mut context = Context::clone(&instance.context);
-                context.policy.mode = mode_name(mode);
-                instance.context = Arc::new(context);
-                self.recorder.know(instance.slot, instance.context.clone(), state.uid);
-                self.enforcer
-                    .hold(instance.scope, instance.slot, flags)
-                    .map_err(|error| refused_by_kernel(&error))?;
-            }
         }
+        self.hold_again(name)?;
         self.tell_of_itself("mode", &format!("{name}: {}", mode_name(mode)));
         self.scope_status(name)
     }
-}
-
-fn starts(policy: &CheckedPolicy) -> Option<Start> {
-    policy.scope.as_ref().map(|scope| scope.start)
-}
-
-fn free(taken: &[Scope]) -> Result<Scope, Refusal> {
-    (1..UNDECIDED_SCOPE)
-        .map(Scope)
-        .find(|scope| !taken.contains(scope))
-        .ok_or_else(|| refusal(RefusalKind::Failed, "all scopes are taken"))
-}
-
-/// The number of each policy's first instance.
-fn numbers(
-    policies: &HostPolicies,
-    scopes: &BTreeMap<String, ScopeState>,
-    replacements: &[Replacement],
-) -> BTreeMap<String, Scope> {
-    let number = |name: &str| {
-        let known = scopes.get(name).and_then(|state| state.instances.first()).map(|instance| instance.scope);
-        known.or_else(|| replacements.iter().find(|new| new.name == name).map(|new| new.scope))
-    };
-    policies.policies.iter().filter_map(|policy| Some((policy.name.clone(), number(&policy.name)?))).collect()
 }

@@ -43,14 +43,8 @@ impl Core {
         let slot = self.enforcer.install(&image).map_err(kernel)?;
         let context = Arc::new(context);
         let state = ScopeState {
-            kind: ScopeKind::Run,
             policy: Some(checked),
-            source: None,
-            mode: None,
-            entry: Entry::AtOnce,
             uid: Some(*uid),
-            cgroup: None,
-            orphan: false,
             audit_all: *audit_all,
             instances: vec![Instance {
                 scope,
@@ -58,6 +52,7 @@ impl Core {
                 compiled: Some((view, Arc::new(image))),
                 context: context.clone(),
             }],
+            ..ScopeState::new(ScopeKind::Run, Entry::AtOnce)
         };
         let flags = state.flags(self.degraded);
         self.registry.scopes.insert(name.clone(), state);

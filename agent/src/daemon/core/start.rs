@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::SystemTime};
 
 use aya::maps::{MapData, RingBuf};
-use stockade_common::{limits::UNDECIDED_SCOPE, tag::label_kind};
+use stockade_common::{
+    limits::UNDECIDED_SCOPE,
+    tag::{SCOPE_AT_ONCE, SCOPE_AUDIT_ALL, label_kind},
+};
 
 use super::{
     Core,
@@ -12,6 +15,7 @@ use super::{
 };
 use crate::{
     audit::{
+        digest::mode_name,
         json::{Context, PolicyId},
         origin::{Origin, boot_ns, boot_time},
         sink::Sink,
@@ -24,6 +28,7 @@ use crate::{
         recorder::Recorder,
     },
     kernel::{Build, Enforcer, Entry, Found, KernelError, LoadOptions, Pins, Scope, Slot, TagReader},
+    policy::checked::Mode,
     scope::{cgroup::OwnCgroup, container::Inspector, host::HostPolicies, matcher::Matcher, tree::Tree},
 };
 
@@ -130,6 +135,7 @@ pub fn start(
         boot,
         directory: directory.to_path_buf(),
         policies: HostPolicies::default(),
+        policies_known: false,
         matcher: Matcher::default(),
         host,
         registry: Registry::default(),
@@ -201,8 +207,10 @@ impl Core {
         for (scope, label) in labels {
             let setting = self.enforcer.held_to(scope)?;
             let slot = Slot(setting.slot());
+            // Until its policy is read again it goes on as it was.
+            let mode = if setting.enforces() { Mode::Enforce } else { Mode::Audit };
             let context = Arc::new(Context {
-                policy: PolicyId { name: label.name.clone(), digest: String::new(), mode: "enforce" },
+                policy: PolicyId { name: label.name.clone(), digest: String::new(), mode: mode_name(mode) },
                 boot_id: self.boot.id.clone(),
                 boot_time: self.boot.time,
                 scope: Some(label.name.clone()),
@@ -211,18 +219,12 @@ impl Core {
             let is_run = label.kind == label_kind::RUN;
             let uid = is_run.then_some(label.uid);
             self.recorder.know(slot, context.clone(), uid);
-            let state = scopes.entry(label.name).or_insert_with(|| ScopeState {
-                kind: if is_run { ScopeKind::Run } else { ScopeKind::Policy },
-                policy: None,
-                source: None,
-                mode: None,
-                entry: if is_run { Entry::AtOnce } else { Entry::Starting },
-                uid,
-                cgroup: None,
-                orphan: false,
-                audit_all: false,
-                instances: Vec::new(),
-            });
+            let at_once = is_run || setting.flags() & SCOPE_AT_ONCE != 0;
+            let kind = if is_run { ScopeKind::Run } else { ScopeKind::Policy };
+            let entry = if at_once { Entry::AtOnce } else { Entry::Starting };
+            let audit_all = is_run && setting.flags() & SCOPE_AUDIT_ALL != 0;
+            let known = ScopeState { uid, mode: Some(mode), audit_all, ..ScopeState::new(kind, entry) };
+            let state = scopes.entry(label.name).or_insert(known);
             state.instances.push(Instance { scope, slot, compiled: None, context });
             self.runs = self.runs.max(u64::from(is_run) * (1 << 20));
         }

@@ -42,6 +42,10 @@ impl Core {
         let Some(path) = cgroup_of(pid) else {
             return self.enforcer.release(pid).map_err(|error| refused_by_kernel(&error));
         };
+        if !self.policies_known {
+            // Whose it is cannot be told: it waits, as it would without a daemon, and is looked at again.
+            return Ok(());
+        }
         let admitted = self.admit(pid, &path);
         // Before it goes on, so that it is not taken for one that was forgotten.
         self.enforcer.release(pid).map_err(|error| refused_by_kernel(&error))?;
@@ -165,6 +169,7 @@ impl Core {
         self.enforcer.label(scope, Some(&label)).map_err(kernel)?;
         let context = Arc::new(context);
         self.recorder.know(slot, context.clone(), uid);
+        self.shadow_instance(name, scope, view);
         self.enforcer.hold(scope, slot, flags).map_err(kernel)?;
         if let Some(state) = self.registry.scopes.get_mut(name) {
             let compiled = Some((view.clone(), Arc::new(image)));

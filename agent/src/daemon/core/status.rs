@@ -72,6 +72,7 @@ impl Core {
                 cgroups.extend(self.cgroup_status(id).ok());
             }
         }
+        let shadow = self.shadow_report(name);
         let state = self.state(name)?;
         let policy =
             state.instances.first().map(|instance| instance.context.policy.clone()).unwrap_or_default();
@@ -86,7 +87,7 @@ impl Core {
             cgroups,
             decisions,
             lost,
-            shadow: None,
+            shadow,
         })
     }
 }
