@@ -25,6 +25,8 @@ pub struct View {
     pub namespace: u32,
     /// The mounts.
     pub mounts: MountTable,
+    /// As the kernel gave it.
+    text: Vec<u8>,
     /// Where its root directory can be reached from here.
     root: PathBuf,
 }
@@ -63,7 +65,40 @@ impl View {
         if self::namespace(&process)? != namespace {
             return Err(io::Error::other("the process changes its mount namespace"));
         }
-        Ok(Self { namespace, mounts, root: process.join("root") })
+        Ok(Self { namespace, mounts, text, root: process.join("root") })
+    }
+
+    /// The same mounts, whatever the process sees by now, with links read below its root. `None`: it is in another mount
+    /// namespace.
+    #[must_use]
+    pub fn through(&self, pid: u32) -> Option<Self> {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        let same = namespace(&process).is_ok_and(|namespace| namespace == self.namespace);
+        same.then(|| Self { root: process.join("root"), ..self.clone() })
+    }
+
+    /// Writes it down for a later daemon: what the workload mounts until then must not count.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        let mut text = format!("{}\n", self.namespace).into_bytes();
+        text.extend(&self.text);
+        fs::write(path, text)
+    }
+
+    /// What [`Self::save`] has written. Its links cannot be read until it is looked at [through](Self::through) a process.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be understood.
+    pub fn load(path: &Path) -> io::Result<Self> {
+        let text = fs::read(path)?;
+        let end = text.iter().position(|byte| *byte == b'\n').ok_or(io::ErrorKind::InvalidData)?;
+        let number = std::str::from_utf8(&text[..end]).ok().and_then(|number| number.parse().ok());
+        let namespace = number.ok_or(io::ErrorKind::InvalidData)?;
+        let text = text[end + 1..].to_vec();
+        let mounts = MountTable::parse(&text).map_err(io::Error::other)?;
+        Ok(Self { namespace, mounts, text, root: PathBuf::from("/proc/self/fdinfo/none") })
     }
 
     /// Whether a policy compiled for one holds for the other: links and mounts are the same.
@@ -138,6 +173,20 @@ mod tests {
         assert_eq!(read_link(root.path(), b"/link").unwrap(), Some(b"/etc/real".to_vec()));
         assert_eq!(read_link(root.path(), b"/missing").unwrap(), None);
         assert_eq!(read_link(root.path(), b"/").unwrap(), None);
+    }
+
+    #[test]
+    fn a_view_is_the_same_when_it_was_written_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("7");
+        let own = View::of(std::process::id()).unwrap();
+        own.save(&path).unwrap();
+        let loaded = View::load(&path).unwrap();
+        assert!(own.shows_the_same(&loaded) && !loaded.is_there());
+        assert_eq!(loaded.through(std::process::id()), Some(own));
+        assert_eq!(loaded.through(u32::MAX / 4), None);
+        fs::write(&path, "no number\n").unwrap();
+        assert!(View::load(&path).is_err());
     }
 
     #[test]

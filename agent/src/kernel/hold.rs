@@ -215,6 +215,19 @@ impl Enforcer {
         held.iter().collect::<Result<_, _>>().map_err(failed("HELD"))
     }
 
+    /// The cgroup of a process that was stopped; `None`: it was not, or was let go.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn held_in(&mut self, pid: u32) -> Result<Option<u64>, KernelError> {
+        let held: HashMap<_, u32, u64> = map(&mut self.ebpf, "HELD")?;
+        match held.get(&pid, 0) {
+            Ok(cgroup_id) => Ok(Some(cgroup_id)),
+            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed("HELD")(error)),
+        }
+    }
+
     /// Forgets that a process was stopped. To be called before it is let go, or killed.
     ///
     /// # Errors

@@ -157,7 +157,11 @@ pub fn starter() -> Result<(), String> {
     expect("a starter", entering("ci/start", &now), "went")?;
     expect("its child", entering("ci/start", &forked), "went")?;
     expect("what it executes", entering("ci/start", &format!("exec /bin/sh -c '{now}'")), "refused")?;
-    expect("what its child executes", entering("ci/start", &format!("( exec /bin/sh -c '{now}' )")), "refused")?;
+    expect(
+        "what its child executes",
+        entering("ci/start", &format!("( exec /bin/sh -c '{now}' )")),
+        "refused",
+    )?;
     // What it executes is judged: nothing below /daemon may be.
     fs::copy("/bin/busybox", "/daemon/sh").map_err(text)?;
     let refused = entering("ci/start", "exec /daemon/sh -c 'echo went' 2>/dev/null")?;

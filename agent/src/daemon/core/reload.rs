@@ -142,15 +142,14 @@ impl Core {
                                     views.push((before, host.clone()));
                                 }
                             }
-                            // Whose root its links are read below may have ended, and another process have its id.
-                            Some((view, _)) if !same_rules && view.is_there() => {
-                                views.push((before, view.clone()));
-                            }
-                            Some(_) if !same_rules => {
-                                views.push((before, self.view_of_adopted(&tags, instance.scope)?));
-                            }
-                            Some(_) => {}
-                            None => views.push((before, self.view_of_adopted(&tags, instance.scope)?)),
+                            Some(_) if same_rules => {}
+                            _ => match self.view_of_instance(&tags, instance) {
+                                Some(view) => views.push((before, view)),
+                                None => eprintln!(
+                                    "stockade: a container in the scope of {name:?}: its mounts cannot be read any more; it \
+                                     stays held to the policy as it was"
+                                ),
+                            },
                         }
                     }
                 }
@@ -190,18 +189,25 @@ impl Core {
         Ok(())
     }
 
-    /// What is seen in a container of which nothing else is known any more: from a process in it.
-    pub(super) fn view_of_adopted(&self, tags: &[(u64, Scope)], scope: Scope) -> Result<View, Refusal> {
-        let nodes = self.tree.walk(std::path::Path::new("/"));
-        let nodes = nodes.map_err(|error| refusal(RefusalKind::Failed, error))?;
-        for node in nodes.iter().filter(|node| tags.contains(&(node.id, scope))) {
-            let pids = self.tree.processes(&node.path).unwrap_or_default();
-            if let Some(view) = pids.into_iter().find_map(|pid| View::of(pid).ok()) {
-                return Ok(view);
-            }
+    /// What a container's first process saw when it was about to begin, whatever its workload has mounted since.
+    fn view_of_instance(&self, tags: &[(u64, Scope)], instance: &Instance) -> Option<View> {
+        let view = match &instance.compiled {
+            Some((view, _)) => view.clone(),
+            None => View::load(&self.saved_view(instance.scope)).ok()?,
+        };
+        self.seen_by_somebody(tags, instance.scope, &view)
+    }
+
+    /// A view through a process that is there, so that links can be read: the one before may have ended, and another process
+    /// have its id.
+    pub(super) fn seen_by_somebody(&self, tags: &[(u64, Scope)], scope: Scope, view: &View) -> Option<View> {
+        if view.is_there() {
+            return Some(view.clone());
         }
-        // Nobody is in it: whatever enters is stopped, and gets a view of its own.
-        Ok(self.host.clone())
+        let nodes = self.tree.walk(std::path::Path::new("/")).ok()?;
+        let nodes = nodes.iter().filter(|node| tags.contains(&(node.id, scope)));
+        let mut pids = nodes.flat_map(|node| self.tree.processes(&node.path).unwrap_or_default());
+        pids.find_map(|pid| view.through(pid))
     }
 
     fn host_table(
@@ -318,6 +324,8 @@ impl Core {
         }
         self.enforcer.label(instance.scope, None).map_err(kernel)?;
         self.recorder.scope_ended(instance.scope);
+        // There is one for containers only.
+        let _ = std::fs::remove_file(self.saved_view(instance.scope));
         Ok(())
     }
 

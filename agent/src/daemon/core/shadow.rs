@@ -117,11 +117,8 @@ impl Core {
 
     /// A view whose links can be read: the process it was read from may have ended, and another be in its place.
     fn present(&mut self, scope: Scope, view: View) -> Option<View> {
-        if view.is_there() {
-            return Some(view);
-        }
         let tags = self.enforcer.tags().ok()?;
-        self.view_of_adopted(&tags, scope).ok().filter(|other| other.shows_the_same(&view))
+        self.seen_by_somebody(&tags, scope, &view)
     }
 
     /// Tells of what a scope has lost until now.

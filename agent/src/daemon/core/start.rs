@@ -12,6 +12,7 @@ use super::{
     Core,
     cgroups::UNDECIDED,
     registry::{How, Instance, Registry, ScopeState, TaggedCgroup},
+    started::VIEWS,
 };
 use crate::{
     audit::{
@@ -118,6 +119,7 @@ pub fn start(
     let root = std::fs::File::open(tree.mount()).map_err(|error| other(&error))?;
     enforcer.attach_cgroup(&root)?;
 
+    std::fs::create_dir_all(VIEWS).map_err(|error| other(&format!("creating {VIEWS}: {error}")))?;
     let boot = Boot { id: Origin::read(0).boot_id, time: boot_time() };
     let undecided = Context {
         policy: PolicyId { name: UNDECIDED.into(), digest: String::new(), mode: "enforce" },

@@ -1,12 +1,15 @@
 //! Workloads that were stopped before their first instruction: what they may do depends on whose they are and what mounts
 //! they see, and both can be read now.
 
-use std::{path::PathBuf, sync::Arc};
-
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
+use std::{
+    io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
 };
+
+use nix::sys::signal::Signal;
 use stockade_common::{file::ACCESS_EXEC, limits::UNDECIDED_SCOPE, tag::label_kind};
 
 use super::{
@@ -27,7 +30,16 @@ use crate::{
     scope::tree::{Node, of_proc_file},
 };
 
+/// Turns of 5 ms that are waited for a process to stop.
+const STOPPING_TURNS: u32 = 100;
+/// Where the mounts of containers are written down, for a later daemon of this boot.
+pub(super) const VIEWS: &str = "/run/stockade/views";
+
 impl Core {
+    pub(super) fn saved_view(&self, scope: Scope) -> PathBuf {
+        PathBuf::from(VIEWS).join(scope.0.to_string())
+    }
+
     /// Workloads whose records were lost, or that an earlier daemon has left.
     pub(super) fn look_at_held(&mut self) -> Result<(), Refusal> {
         let held = self.enforcer.held().map_err(|error| refused_by_kernel(&error))?;
@@ -39,21 +51,33 @@ impl Core {
 
     /// A workload stands before its first instruction.
     pub(super) fn started(&mut self, pid: u32, cgroup_id: u64) -> Result<(), Refusal> {
-        let Some(path) = cgroup_of(pid) else {
-            return self.enforcer.release(pid).map_err(|error| refused_by_kernel(&error));
+        let kernel = |error| refused_by_kernel(&error);
+        // Told of by its record and by the table: the second time it may be running.
+        if self.enforcer.held_in(pid).map_err(kernel)? != Some(cgroup_id) {
+            return Ok(());
+        }
+        // Its number cannot become another's as long as this is held.
+        let process = match Process::open(pid) {
+            Ok(process) => process,
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
+                return self.enforcer.release(pid).map_err(kernel);
+            }
+            Err(error) => {
+                return Err(refusal(RefusalKind::Failed, format!("opening process {pid}: {error}")));
+            }
         };
+        let Some(path) = cgroup_of(pid) else { return self.enforcer.release(pid).map_err(kernel) };
         if !self.policies_known {
             // Whose it is cannot be told: it waits, as it would without a daemon, and is looked at again.
             return Ok(());
         }
-        let admitted = self.admit(pid, &path);
-        // Before it goes on, so that it is not taken for one that was forgotten.
-        self.enforcer.release(pid).map_err(|error| refused_by_kernel(&error))?;
-        let (signal, refused) = match admitted {
-            Ok(None) => (Signal::SIGCONT, None),
-            Ok(Some(why)) => (Signal::SIGKILL, Some(why)),
-            Err(refusal) => (Signal::SIGKILL, Some(refusal.message)),
+        let stands = |refused: Option<String>| match refused {
+            None if !process.stands(pid) => Some("somebody else has let it run on".to_owned()),
+            refused => refused,
         };
+        let refused = stands(None).map_or_else(|| self.admit(pid, &path), |why| Ok(Some(why)));
+        let refused = stands(refused.unwrap_or_else(|refusal| Some(refusal.message)));
+        let signal = if refused.is_some() { Signal::SIGKILL } else { Signal::SIGCONT };
         if let Some(why) = refused {
             let name = self.registry.above(&path).and_then(|id| self.enforcer.scope_of(id).ok().flatten());
             let name = name.and_then(|scope| self.registry.find(scope)).map(|(name, _)| name.to_owned());
@@ -62,14 +86,20 @@ impl Core {
             let said = announce::start_refused(&self.boot, boot_ns(), &name, pid, cgroup_id, &path, &why);
             self.recorder.tell(&said, &name, None);
         }
-        // It may have been killed meanwhile.
-        let _ = kill(Pid::from_raw(pid as i32), signal);
-        Ok(())
+        match process.send(signal) {
+            Err(error) if error.raw_os_error() != Some(libc::ESRCH) => {
+                // It stays held, and is looked at again.
+                Err(refusal(RefusalKind::Failed, format!("sending {signal} to process {pid}: {error}")))
+            }
+            _ => self.enforcer.release(pid).map_err(kernel),
+        }
     }
 
     /// Puts the cgroup of a stopped workload into the scope it belongs to. `Some`: it may not be executed, and why.
     fn admit(&mut self, pid: u32, path: &std::path::Path) -> Result<Option<String>, Refusal> {
         let tree = |error: &dyn std::fmt::Display| refusal(RefusalKind::Failed, error);
+        // What is left of a namespace whose number has come again must not be taken for this one's.
+        self.collect()?;
         let own = Node { path: path.to_path_buf(), id: self.tree.id(path).map_err(|error| tree(&error))? };
         let tagged = self.enforcer.scope_of(own.id).map_err(|error| refused_by_kernel(&error))?;
         let Some(tagged) = tagged else { return Ok(None) };
@@ -145,10 +175,10 @@ impl Core {
     pub(super) fn instance(&mut self, name: &str, view: &View) -> Result<Scope, Refusal> {
         let kernel = |error| refused_by_kernel(&error);
         let state = self.state(name)?;
-        let known = state
-            .instances
-            .iter()
-            .find(|instance| instance.compiled.as_ref().is_some_and(|(known, _)| known.shows_the_same(view)));
+        // What was mounted in a namespace since its workload began is the workload's doing: it is not read again.
+        let known = state.instances.iter().find(|instance| {
+            instance.compiled.as_ref().is_some_and(|(known, _)| known.namespace == view.namespace)
+        });
         if let Some(instance) = known {
             return Ok(instance.scope);
         }
@@ -168,6 +198,9 @@ impl Core {
         let label = ScopeLabel { kind: label_kind::INSTANCE, uid: 0, name: name.to_owned() };
         self.enforcer.label(scope, Some(&label)).map_err(kernel)?;
         let context = Arc::new(context);
+        if let Err(error) = view.save(&self.saved_view(scope)) {
+            eprintln!("stockade: a later daemon will not know the mounts of {name:?}: {error}");
+        }
         self.recorder.know(slot, context.clone(), uid);
         self.shadow_instance(name, scope, view);
         self.enforcer.hold(scope, slot, flags).map_err(kernel)?;
@@ -176,6 +209,43 @@ impl Core {
             state.instances.push(Instance { scope, slot, compiled, context });
         }
         Ok(scope)
+    }
+}
+
+/// A process, whatever becomes of its number.
+struct Process(OwnedFd);
+
+impl Process {
+    fn open(pid: u32) -> io::Result<Self> {
+        // SAFETY: takes numbers.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: a descriptor the kernel has just given out.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
+    }
+
+    /// Whether it is stopped. The signal that stops it may be on its way.
+    fn stands(&self, pid: u32) -> bool {
+        for _ in 0..STOPPING_TURNS {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            match stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()) {
+                Some('T') => return true,
+                Some('R' | 'S' | 'D') => std::thread::sleep(Duration::from_millis(5)),
+                _ => return false,
+            }
+        }
+        false
+    }
+
+    fn send(&self, signal: Signal) -> io::Result<()> {
+        let nothing: *const libc::siginfo_t = std::ptr::null();
+        // SAFETY: takes a descriptor and numbers; no information is given.
+        let result = unsafe {
+            libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal as i32, nothing, 0)
+        };
+        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 }
 
