@@ -27,6 +27,9 @@ use crate::{
 const FMODE_READ: u32 = 1;
 const FMODE_WRITE: u32 = 2;
 const FMODE_EXEC: u32 = 0x20;
+/// The file behind a file of a stacked filesystem (overlayfs), which the kernel opens for itself (kernel 6.5). Before that its
+/// path is the one in the stacked filesystem.
+const FMODE_BACKING: u32 = 1 << 25;
 const O_ACCMODE: u32 = 3;
 const O_TRUNC: u32 = 0o1000;
 const PIPEFS_MAGIC: u64 = 0x5049_5045;
@@ -91,6 +94,10 @@ fn judge_open(file: *const u8, cgroup_id: u64) -> bool {
         return true;
     }
     let held = Held::to(cgroup_id, tag.scope);
+    // Whoever opens it has been judged by the name in the stacked filesystem.
+    if fmode & FMODE_BACKING != 0 {
+        return true;
+    }
     let mut access = 0;
     if flags & FMODE_EXEC != 0 {
         access |= ACCESS_EXEC;
