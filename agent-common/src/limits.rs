@@ -27,6 +27,8 @@ pub const MAX_TAGS: u32 = 65_536;
 pub const MAX_SCOPES: u32 = 1024;
 /// The scope of cgroups of which it is not known yet whose they are. It is never held to a policy: nothing is allowed.
 pub const UNDECIDED_SCOPE: u32 = MAX_SCOPES - 2;
+/// Tags after which none are inherited any more: the room that is left is for cgroups that only their path can tag.
+pub const MAX_INHERITED_TAGS: u32 = MAX_TAGS - 8192;
 /// Policy slots, of 16 bits. Slot 0 is never given out.
 pub const MAX_SLOTS: u32 = 2048;
 /// Most filesystems of one policy.

@@ -5,7 +5,7 @@ use stockade_common::{
     counter::Counter,
     event::{FileBody, hook, kind},
     file::ACCESS_READ,
-    limits::{CGROUP_DEV, MAX_CGROUP_PATH, MAX_PATH, UNDECIDED_SCOPE},
+    limits::{CGROUP_DEV, MAX_CGROUP_PATH, MAX_INHERITED_TAGS, MAX_PATH, UNDECIDED_SCOPE},
     tag::{HOST_FIRST, HOST_LAST, SCOPE_AT_ONCE, TAG_AT_ONCE, Tag, filter_bucket, host_scope},
 };
 
@@ -14,7 +14,7 @@ use crate::{
     emit::{self, Actor},
     file,
     kernel::{self, CGROUP_PARENT, CSS_CGROUP},
-    maps::{INHERIT_LOST, TAG_FILTER, TAGS, count},
+    maps::{INHERIT_LOST, TAG_COUNT, TAG_FILTER, TAGS, count},
     path::{self, PathBuffer},
     tag::{self, Held, is_v2},
 };
@@ -45,9 +45,24 @@ pub fn cgroup_mkdir(ctx: &BtfTracePointContext) {
             return;
         }
     }
-    if let Some(tag) = tag::exact(parent) {
-        put(id, &tag);
+    let Some(tag) = tag::exact(parent) else { return };
+    let Some(count) = TAG_COUNT.get_ptr_mut(0) else { return lose(&tag) };
+    // What is made inside a tag must leave room for what only its path can tag: its ancestors say whose it is.
+    // SAFETY: a map value; a lost addition is made good by userspace.
+    unsafe {
+        if *count >= u64::from(MAX_INHERITED_TAGS) {
+            return lose(&tag);
+        }
+        *count += 1;
     }
+    put(id, &tag);
+}
+
+/// From now on ancestors are asked.
+#[inline(always)]
+fn lose(tag: &Tag) {
+    count(tag.scope, Counter::InheritFailed);
+    let _ = INHERIT_LOST.set(0, 1, 0);
 }
 
 const UNDECIDED: Tag = Tag { scope: UNDECIDED_SCOPE, flags: 0 };
@@ -58,8 +73,7 @@ fn put(id: u64, tag: &Tag) -> bool {
     // The filter first: a tag the filter doesn't know of would not be found.
     let filtered = TAG_FILTER.set(filter_bucket(id), 1, 0);
     if filtered.is_err() || TAGS.insert(&id, tag, 0).is_err() {
-        count(tag.scope, Counter::InheritFailed);
-        let _ = INHERIT_LOST.set(0, 1, 0);
+        lose(tag);
         return false;
     }
     debug::inherited(id, tag.scope);

@@ -195,6 +195,33 @@ impl Enforcer {
         tags.collect::<Result<_, _>>().map_err(failed("TAGS"))
     }
 
+    /// Tells the programs how many tags there are.
+    ///
+    /// # Errors
+    /// If the map cannot be changed.
+    pub fn set_tag_count(&mut self, tags: u64) -> Result<(), KernelError> {
+        let mut count: Array<_, u64> = map(&mut self.ebpf, "TAG_COUNT")?;
+        count.set(0, tags, 0).map_err(failed("TAG_COUNT"))
+    }
+
+    /// Whether a tag could not be inherited, so that programs ask ancestors, and nobody starts anything.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn inheritance_lost(&mut self) -> Result<bool, KernelError> {
+        let lost: Array<_, u32> = map(&mut self.ebpf, "INHERIT_LOST")?;
+        Ok(lost.get(&0, 0).map_err(failed("INHERIT_LOST"))? != 0)
+    }
+
+    /// Every cgroup below a tagged one has a tag of its own again.
+    ///
+    /// # Errors
+    /// If the map cannot be changed.
+    pub fn inheritance_mended(&mut self) -> Result<(), KernelError> {
+        let mut lost: Array<_, u32> = map(&mut self.ebpf, "INHERIT_LOST")?;
+        lost.set(0, 0, 0).map_err(failed("INHERIT_LOST"))
+    }
+
     /// Processes that are in a tagged cgroup and not policed yet: id, and nanoseconds since boot at which they entered.
     ///
     /// # Errors

@@ -82,10 +82,11 @@ const CGROUP_PROGRAMS: [(&str, u32); 5] =
     [("connect4", 10), ("connect6", 11), ("sendmsg4", 14), ("sendmsg6", 15), ("sock_create", 2)];
 
 /// All maps, as the object names them, but for its constants.
-const MAPS: [&str; 19] = [
+const MAPS: [&str; 20] = [
     "TAG_FILTER",
     "TAGS",
     "INHERIT_LOST",
+    "TAG_COUNT",
     "STARTERS",
     "HELD",
     "STARTING_UNTIL",
