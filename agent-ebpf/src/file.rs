@@ -27,9 +27,12 @@ use crate::{
 const FMODE_READ: u32 = 1;
 const FMODE_WRITE: u32 = 2;
 const FMODE_EXEC: u32 = 0x20;
-/// The file behind a file of a stacked filesystem (overlayfs), which the kernel opens for itself (kernel 6.5). Before that its
-/// path is the one in the stacked filesystem.
-const FMODE_BACKING: u32 = 1 << 25;
+/// A file that the kernel opens for itself, which no process gets (kernel 4.19).
+const FMODE_NOACCOUNT: u32 = 1 << 29;
+/// `FMODE_BACKING`, which is the second of these since 6.14 or so: the file behind a file of a stacked filesystem (overlayfs,
+/// kernel 6.5). Before 6.5 its path is the one in the stacked filesystem. The bits mean other things, too, but not of a file
+/// that no process gets.
+const FMODE_BACKING: u32 = 1 << 25 | 1 << 24;
 const O_ACCMODE: u32 = 3;
 const O_TRUNC: u32 = 0o1000;
 const PIPEFS_MAGIC: u64 = 0x5049_5045;
@@ -95,7 +98,7 @@ fn judge_open(file: *const u8, cgroup_id: u64) -> bool {
     }
     let held = Held::to(cgroup_id, tag.scope);
     // Whoever opens it has been judged by the name in the stacked filesystem.
-    if fmode & FMODE_BACKING != 0 {
+    if fmode & FMODE_NOACCOUNT != 0 && fmode & FMODE_BACKING != 0 {
         return true;
     }
     let mut access = 0;

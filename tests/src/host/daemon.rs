@@ -164,6 +164,14 @@ pub fn log_since(marker: &str) -> Checked<String> {
     run(&["journalctl", "--no-pager", "--quiet", "--output=cat", "--unit", UNIT, "--after-cursor", marker])
 }
 
+/// The last denials it has told of, for an error.
+pub fn denied() -> String {
+    let said = attempt(&["stockade", "events", "--denied", "--format", "json"]);
+    let said = said.map_or_else(|e| e, |output| text(&output.stdout));
+    let lines: Vec<&str> = said.lines().collect();
+    lines[lines.len().saturating_sub(3)..].join(" ")
+}
+
 /// Where the journal ends now.
 pub fn mark() -> Checked<String> {
     let shown = run(&["journalctl", "--no-pager", "--quiet", "--lines=1", "--show-cursor"])?;
