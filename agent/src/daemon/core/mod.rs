@@ -1,9 +1,14 @@
 //! The core: the one thread that owns the programs and decides what is held to what.
 
 mod cgroups;
+mod collect;
+mod look;
+mod place;
 mod registry;
 mod reload;
 mod run;
+mod running;
+mod sort;
 mod start;
 mod started;
 mod status;
@@ -19,8 +24,10 @@ use tokio::{
 
 pub use self::start::{StartError, Started, start};
 use self::{
+    look::Looks,
     registry::{Registry, ScopeState},
     reload::Applied,
+    sort::Sorting,
 };
 use super::{
     announce,
@@ -76,6 +83,8 @@ pub struct Core {
     retired: Vec<Slot>,
     /// Runs since the start.
     runs: u64,
+    looks: Looks,
+    sorting: Sorting,
 }
 
 /// Where the core hears from others.
@@ -127,6 +136,7 @@ impl Core {
                         break End::Detached;
                     }
                 }
+                () = self.looks.woken() => self.finish_looks(),
                 Some(peer) = inputs.refused.recv() => self.peer_refused(&peer),
                 _ = tick.tick() => {
                     ticks += 1;
@@ -139,6 +149,8 @@ impl Core {
             report(notify::stopping("everything stays enforced"));
             self.tell_of_itself("stopping", "everything stays enforced");
         }
+        // Nobody would thaw what stands still.
+        self.finish_all_looks();
         // Whatever becomes of us, runs go on.
         for state in self.registry.scopes.values_mut() {
             if let Some(cgroup) = state.cgroup.take() {
@@ -205,10 +217,13 @@ impl Core {
 
     /// Looks at what events may have missed: they can be lost, the rest cannot.
     fn look(&mut self, whole: bool) {
-        let result = self.look_at_held().and_then(|()| self.collect());
-        let result = result.and_then(|()| if whole { self.walk() } else { Ok(()) });
-        if let Err(refusal) = result {
-            eprintln!("stockade: {refusal}");
+        self.finish_looks();
+        // None of them keeps the others from being done.
+        let walked = if whole { self.walk() } else { Ok(()) };
+        for result in [self.look_at_held(), walked, self.collect()] {
+            if let Err(refusal) = result {
+                eprintln!("stockade: {refusal}");
+            }
         }
         let now = boot_ns();
         let instances: Vec<(Scope, Slot)> = self
@@ -254,16 +269,6 @@ impl Core {
             let names: Vec<&str> = self.registry.scopes.keys().map(String::as_str).collect();
             let message = format!("there is no scope {name:?}: there are {}", names.join(", "));
             refusal(RefusalKind::NotFound, message)
-        })
-    }
-
-    /// A number that no scope has.
-    fn free_scope(&self) -> Result<Scope, Refusal> {
-        let taken: std::collections::BTreeSet<Scope> = self.registry.numbers().collect();
-        (1..UNDECIDED_SCOPE).map(Scope).find(|scope| !taken.contains(scope)).ok_or_else(|| {
-            let message =
-                format!("all {UNDECIDED_SCOPE} scopes are taken: containers and runs have one each");
-            refusal(RefusalKind::Failed, message)
         })
     }
 

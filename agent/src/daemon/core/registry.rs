@@ -53,6 +53,8 @@ pub struct ScopeState {
     pub cgroup: Option<OwnCgroup>,
     /// Its client is not known: an earlier daemon had it. It ends when nothing is in it any more.
     pub orphan: bool,
+    /// It is taken away as soon as no cgroup is in it.
+    pub leaving: bool,
     /// Allowed reads and sends are reported too.
     pub audit_all: bool,
     /// The first is the one for the host's own view.
@@ -73,6 +75,7 @@ impl ScopeState {
             uid: None,
             cgroup: None,
             orphan: false,
+            leaving: false,
             audit_all: false,
             instances: Vec::new(),
         }
@@ -200,5 +203,43 @@ mod tests {
         assert_eq!(registry.above(Path::new("/ci.slice/a/b")), Some(2));
         assert_eq!(registry.above(Path::new("/ci.slice/ab")), Some(1));
         assert_eq!(registry.above(Path::new("/ci.slicex")), None);
+    }
+
+    fn instance(scope: u32) -> Instance {
+        Instance { scope: Scope(scope), slot: Slot(scope), compiled: None, context: Arc::default() }
+    }
+
+    fn state(instances: &[u32]) -> ScopeState {
+        ScopeState {
+            kind: ScopeKind::Policy,
+            policy: None,
+            source: None,
+            mode: None,
+            entry: Entry::Starting,
+            uid: None,
+            cgroup: None,
+            orphan: false,
+            leaving: false,
+            audit_all: false,
+            instances: instances.iter().map(|scope| instance(*scope)).collect(),
+        }
+    }
+
+    #[test]
+    fn scopes_are_found_by_the_number_of_each_instance() {
+        let mut registry = Registry::default();
+        registry.scopes.insert("a".into(), state(&[1, 4]));
+        registry.scopes.insert("b".into(), state(&[2]));
+        let name = |scope| registry.find(Scope(scope)).map(|(name, instance)| (name, instance.slot.0));
+        assert_eq!((name(4), name(2), name(3)), (Some(("a", 4)), Some(("b", 2)), None));
+        assert_eq!(registry.numbers().collect::<Vec<_>>(), [Scope(1), Scope(4), Scope(2)]);
+    }
+
+    #[test]
+    fn flags_say_how_a_scope_is_enforced() {
+        let mut state = state(&[]);
+        assert_eq!(state.flags(false), SCOPE_ENFORCE, "what is not known is enforced");
+        (state.mode, state.entry) = (Some(Mode::Audit), Entry::AtOnce);
+        assert_eq!(state.flags(true), SCOPE_CGROUP_EMITS | SCOPE_AT_ONCE);
     }
 }

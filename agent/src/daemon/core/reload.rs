@@ -5,7 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use stockade_common::{limits::UNDECIDED_SCOPE, tag::label_kind};
 
 use super::{
-    Core, refusal, refused_by_kernel,
+    Core,
+    collect::free,
+    refusal, refused_by_kernel,
     registry::{Instance, ScopeState},
 };
 use crate::{
@@ -112,7 +114,7 @@ impl Core {
         reloaded: &mut Reloaded,
         replacements: &mut Vec<Replacement>,
     ) -> Result<(), Refusal> {
-        let mut taken: Vec<Scope> = self.registry.numbers().collect();
+        let mut taken = self.taken()?;
         let tags = self.enforcer.tags().map_err(|error| refused_by_kernel(&error))?;
         for HostPolicy { name, policy, .. } in &policies.policies {
             let known = self.registry.scopes.get(name).filter(|state| state.kind == ScopeKind::Policy);
@@ -169,7 +171,7 @@ impl Core {
                     Some((scope, _)) => scope,
                     None => free(&taken)?,
                 };
-                taken.push(scope);
+                taken.insert(scope);
                 let slot = self.enforcer.install(&image).map_err(|error| refused_by_kernel(&error))?;
                 replacements.push(Replacement {
                     name: name.clone(),
@@ -188,8 +190,8 @@ impl Core {
 
     /// What an earlier daemon has compiled for a container: from a process in it.
     fn view_of_adopted(&self, tags: &[(u64, Scope)], scope: Scope) -> Result<View, Refusal> {
-        let nodes = self.tree.walk(std::path::Path::new("/"));
-        let nodes = nodes.map_err(|error| refusal(RefusalKind::Failed, error))?;
+        let walked = self.tree.walk(std::path::Path::new("/"));
+        let nodes = walked.map_err(|error| refusal(RefusalKind::Failed, error))?.nodes;
         for node in nodes.iter().filter(|node| tags.contains(&(node.id, scope))) {
             let pids = self.tree.processes(&node.path).unwrap_or_default();
             if let Some(view) = pids.into_iter().find_map(|pid| View::of(pid).ok()) {
@@ -239,6 +241,7 @@ impl Core {
             let state = self.registry.scopes.entry(name.clone()).or_insert(fresh);
             (state.policy, state.source, state.mode, state.entry) =
                 (Some(policy.clone()), Some(file.clone()), None, entry);
+            state.leaving = false;
         }
         let mut free = Vec::new();
         for Replacement { name, scope, before, slot, view, image, context, flags } in replacements {
@@ -268,10 +271,20 @@ impl Core {
             .filter(|(name, state)| state.kind == ScopeKind::Policy && self.policies.named(name).is_none())
             .map(|(name, _)| name.clone())
             .collect();
-        self.sort(&gone)?;
+        for name in &gone {
+            if let Some(state) = self.registry.scopes.get_mut(name) {
+                state.leaving = true;
+            }
+        }
+        self.sort(None)?;
         for name in gone {
-            self.remove_scope(&name)?;
-            reloaded.removed.push(name);
+            if self.remove_scope(&name)? {
+                reloaded.removed.push(name);
+            } else {
+                eprintln!(
+                    "stockade: {name:?} is kept until the last cgroup that has it is untagged, or gone"
+                );
+            }
         }
         for slot in free {
             if slot.0 != 0 {
@@ -279,27 +292,6 @@ impl Core {
                 self.retired.push(slot);
             }
         }
-        Ok(())
-    }
-
-    /// Takes away a scope in which nothing is any more.
-    pub(super) fn remove_scope(&mut self, name: &str) -> Result<(), Refusal> {
-        let Some(state) = self.registry.scopes.remove(name) else { return Ok(()) };
-        for instance in &state.instances {
-            self.remove_instance(instance)?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn remove_instance(&mut self, instance: &Instance) -> Result<(), Refusal> {
-        let kernel = |error| refused_by_kernel(&error);
-        self.enforcer.let_go(instance.scope).map_err(kernel)?;
-        if instance.slot.0 != 0 {
-            self.enforcer.remove(instance.slot).map_err(kernel)?;
-            self.retired.push(instance.slot);
-        }
-        self.enforcer.label(instance.scope, None).map_err(kernel)?;
-        self.recorder.scope_ended(instance.scope);
         Ok(())
     }
 
@@ -326,13 +318,6 @@ impl Core {
 
 fn starts(policy: &CheckedPolicy) -> Option<Start> {
     policy.scope.as_ref().map(|scope| scope.start)
-}
-
-fn free(taken: &[Scope]) -> Result<Scope, Refusal> {
-    (1..UNDECIDED_SCOPE)
-        .map(Scope)
-        .find(|scope| !taken.contains(scope))
-        .ok_or_else(|| refusal(RefusalKind::Failed, "all scopes are taken"))
 }
 
 /// The number of each policy's first instance.

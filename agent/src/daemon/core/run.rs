@@ -51,6 +51,7 @@ impl Core {
             uid: Some(*uid),
             cgroup: None,
             orphan: false,
+            leaving: false,
             audit_all: *audit_all,
             instances: vec![Instance {
                 scope,
