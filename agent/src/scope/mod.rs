@@ -14,3 +14,4 @@ pub mod terminal;
 pub mod tree;
 pub mod trusted;
 pub mod user;
+pub mod walk;

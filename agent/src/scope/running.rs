@@ -1,7 +1,11 @@
-//! Stopping what already runs in a cgroup while it is tagged and looked at.
+//! Stopping what already runs in a cgroup while it is looked at.
+//!
+//! A cgroup that we have frozen carries a mark, so that it can be [let go](release) if we end before it was.
 
 use std::{
+    ffi::{CStr, CString},
     fs, io,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -9,6 +13,8 @@ use std::{
 
 use super::tree::{Tree, TreeError, failed};
 
+/// Only who is privileged sees or sets it.
+const MARK: &CStr = c"trusted.stockade.frozen";
 /// Between two looks at whether all are frozen.
 const TURN: Duration = Duration::from_millis(2);
 
@@ -29,7 +35,12 @@ pub struct Frozen {
 pub fn freeze(tree: &Tree, path: &Path, limit: Duration) -> Result<Frozen, TreeError> {
     let file = tree.directory(path).join("cgroup.freeze");
     let state = fs::read_to_string(&file).map_err(failed("reading", &file))?;
-    let frozen = Frozen { file: file.clone(), was_frozen: state.trim() == "1", thawed: false };
+    let was_frozen = state.trim() == "1";
+    if !was_frozen {
+        let directory = tree.directory(path);
+        mark(&directory).map_err(failed("marking as frozen", &directory))?;
+    }
+    let frozen = Frozen { file: file.clone(), was_frozen, thawed: false };
     fs::write(&file, "1").map_err(failed("writing 1 to", &file))?;
     let end = Instant::now() + limit;
     while tree.event(path, "frozen")? != Some(true) {
@@ -40,6 +51,45 @@ pub fn freeze(tree: &Tree, path: &Path, limit: Duration) -> Result<Frozen, TreeE
         thread::sleep(TURN);
     }
     Ok(frozen)
+}
+
+/// Thaws a cgroup that carries the mark: who froze it has ended. True: it did.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn release(tree: &Tree, path: &Path) -> Result<bool, TreeError> {
+    let directory = tree.directory(path);
+    if !is_marked(&directory) {
+        return Ok(false);
+    }
+    let file = directory.join("cgroup.freeze");
+    Frozen { file, was_frozen: false, thawed: false }.thaw().map(|()| true)
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)
+}
+
+fn mark(directory: &Path) -> io::Result<()> {
+    let path = c_path(directory)?;
+    // SAFETY: both strings end in NUL, and the value has the length that is given.
+    match unsafe { libc::setxattr(path.as_ptr(), MARK.as_ptr(), b"1".as_ptr().cast(), 1, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn is_marked(directory: &Path) -> bool {
+    let Ok(path) = c_path(directory) else { return false };
+    // SAFETY: both strings end in NUL; nothing is written where the length is 0.
+    unsafe { libc::getxattr(path.as_ptr(), MARK.as_ptr(), std::ptr::null_mut(), 0) >= 0 }
+}
+
+fn unmark(directory: &Path) {
+    let Ok(path) = c_path(directory) else { return };
+    // What is gone has no mark. One that stays has a cgroup thawed that does not stand still.
+    // SAFETY: both strings end in NUL.
+    unsafe { libc::removexattr(path.as_ptr(), MARK.as_ptr()) };
 }
 
 impl Frozen {
@@ -57,9 +107,15 @@ impl Frozen {
         }
         self.thawed = true;
         match fs::write(&self.file, "0") {
+            Ok(()) => {
+                if let Some(directory) = self.file.parent() {
+                    unmark(directory);
+                }
+                Ok(())
+            }
             // Nothing is frozen that is gone.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV)) => Ok(()),
-            written => written.map_err(failed("writing 0 to", &self.file)),
+            Err(error) => Err(failed("writing 0 to", &self.file)(error)),
         }
     }
 }
@@ -124,6 +180,23 @@ mod tests {
     }
 
     #[test]
+    fn what_an_ended_process_froze_is_released() {
+        let Some((own, tree, path, mut child, dir)) = counting("release") else { return };
+        assert!(!release(&tree, &path).unwrap());
+        // As if it had been killed.
+        std::mem::forget(freeze(&tree, &path, Duration::from_secs(5)).unwrap());
+        assert!(is_marked(own.path()) && !runs(dir.path()));
+        assert!(release(&tree, &path).unwrap());
+        assert!(!is_marked(own.path()) && runs(dir.path()));
+        // Others' frozen cgroups have no mark.
+        fs::write(own.path().join("cgroup.freeze"), "1").unwrap();
+        assert!(!release(&tree, &path).unwrap() && !runs(dir.path()));
+        fs::write(own.path().join("cgroup.freeze"), "0").unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn what_others_froze_stays_so() {
         let Some((own, tree, path, mut child, dir)) = counting("refreeze") else { return };
         fs::write(own.path().join("cgroup.freeze"), "1").unwrap();
@@ -138,6 +211,9 @@ mod tests {
     #[test]
     fn what_does_not_stop_is_let_go_and_named() {
         let dir = tempfile::tempdir().unwrap();
+        if mark(dir.path()).is_err() {
+            return;
+        }
         fs::write(dir.path().join("cgroup.freeze"), "0\n").unwrap();
         fs::write(dir.path().join("cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
         let tree = Tree::at(dir.path());

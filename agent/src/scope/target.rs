@@ -121,6 +121,7 @@ fn unit(tree: &Tree, name: &str) -> Result<PathBuf, TargetError> {
         unit::single(name).or_else(|Refusal { message, help }| invalid(message, help.unwrap_or_default()))?;
     let mut found: Vec<PathBuf> = tree
         .walk(Path::new("/"))?
+        .nodes
         .into_iter()
         .filter(|node| node.path.file_name().is_some_and(|name| name == cgroup.as_str()))
         .map(|node| node.path)

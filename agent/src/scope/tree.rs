@@ -3,19 +3,13 @@
 use std::{
     collections::BTreeSet,
     fs, io,
-    os::unix::{
-        ffi::OsStrExt as _,
-        fs::{DirEntryExt as _, MetadataExt as _},
-    },
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
-use super::cgroup::{self, CgroupError};
+use nix::sys::stat::fstat;
 
-/// Deeper cgroups are not looked at: the kernel's own limit is larger, but a path has 4096 bytes.
-const MAX_DEPTH: usize = 256;
-/// Most cgroups that are looked at.
-const MAX_CGROUPS: usize = 1 << 20;
+use super::cgroup::{self, CgroupError};
 
 /// What is wrong with the tree.
 #[derive(Debug, thiserror::Error)]
@@ -40,12 +34,6 @@ pub enum TreeError {
         path: PathBuf,
         /// The line.
         text: String,
-    },
-    /// More than is looked at.
-    #[error("there are more than {MAX_CGROUPS} cgroups, or some more than {MAX_DEPTH} deep: {path}", path = path.display())]
-    TooMany {
-        /// Where the walk ended.
-        path: PathBuf,
     },
 }
 
@@ -100,43 +88,8 @@ impl Tree {
     /// # Errors
     /// If it is gone.
     pub fn id(&self, path: &Path) -> Result<u64, TreeError> {
-        let directory = self.directory(path);
-        fs::metadata(&directory).map(|metadata| metadata.ino()).map_err(failed("reading", &directory))
-    }
-
-    /// A cgroup, and all below it, each behind the one it is in. What goes away meanwhile is left out; what comes may be.
-    ///
-    /// # Errors
-    /// If a directory cannot be read, or there are too many.
-    pub fn walk(&self, from: &Path) -> Result<Vec<Node>, TreeError> {
-        let mut found = vec![Node { path: from.to_path_buf(), id: self.id(from)? }];
-        let mut next = 0;
-        while let Some(node) = found.get(next) {
-            let path = node.path.clone();
-            next += 1;
-            if found.len() > MAX_CGROUPS || path.components().count() > MAX_DEPTH {
-                return Err(TreeError::TooMany { path });
-            }
-            let mut children = match self.children(&path) {
-                // The one that was asked for must be there.
-                Err(error) if next > 1 && is_gone(&error) => continue,
-                children => children.map_err(failed("reading", &self.directory(&path)))?,
-            };
-            children.sort_by(|a, b| a.path.cmp(&b.path));
-            found.append(&mut children);
-        }
-        Ok(found)
-    }
-
-    fn children(&self, path: &Path) -> io::Result<Vec<Node>> {
-        let mut children = Vec::new();
-        for entry in fs::read_dir(self.directory(path))? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                children.push(Node { path: path.join(entry.file_name()), id: entry.ino() });
-            }
-        }
-        Ok(children)
+        let state = fstat(self.open(path)?).map_err(|error| failed("reading", path)(error.into()))?;
+        Ok(state.st_ino)
     }
 
     /// Whether processes are in a cgroup or below it.
@@ -158,42 +111,6 @@ impl Tree {
             Some("1") => Ok(Some(true)),
             Some(other) => Err(TreeError::Format { path: file, text: other.to_owned() }),
         }
-    }
-
-    /// Processes in a cgroup, without those below. Those of other process namespaces that we cannot name are left out.
-    ///
-    /// # Errors
-    /// If it is gone.
-    pub fn processes(&self, path: &Path) -> Result<BTreeSet<u32>, TreeError> {
-        let directory = self.directory(path);
-        let procs = directory.join("cgroup.procs");
-        match fs::read_to_string(&procs) {
-            Ok(text) => numbers(&text, &procs),
-            // A threaded cgroup has threads, whose processes are in the domain above.
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                let threads = directory.join("cgroup.threads");
-                let text = fs::read_to_string(&threads).map_err(failed("reading", &threads))?;
-                let threads = numbers(&text, &threads)?;
-                Ok(threads.into_iter().filter_map(process_of).collect())
-            }
-            Err(error) => Err(failed("reading", &procs)(error)),
-        }
-    }
-
-    /// Processes in a cgroup and in all below.
-    ///
-    /// # Errors
-    /// See [`Tree::walk`].
-    pub fn all_processes(&self, path: &Path) -> Result<BTreeSet<u32>, TreeError> {
-        let mut all = BTreeSet::new();
-        for (index, node) in self.walk(path)?.iter().enumerate() {
-            match self.processes(&node.path) {
-                Ok(mut processes) => all.append(&mut processes),
-                Err(TreeError::Io { source, .. }) if index > 0 && is_gone(&source) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(all)
     }
 
     /// The cgroup this process is in.
@@ -219,12 +136,14 @@ pub fn of_proc_file(text: &[u8]) -> Option<PathBuf> {
     is_inside.then(|| PathBuf::from(std::ffi::OsStr::from_bytes(path)))
 }
 
-fn is_gone(error: &io::Error) -> bool {
+/// Whether the kernel says that a cgroup is gone.
+#[must_use]
+pub fn is_gone(error: &io::Error) -> bool {
     // ENODEV: removed while the file was open.
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
 }
 
-fn numbers(text: &str, path: &Path) -> Result<BTreeSet<u32>, TreeError> {
+pub(super) fn numbers(text: &str, path: &Path) -> Result<BTreeSet<u32>, TreeError> {
     let mut all = BTreeSet::new();
     for line in text.lines() {
         let number = line.parse::<u32>();
@@ -252,41 +171,11 @@ mod tests {
 
     use super::*;
 
-    /// A tree of plain directories.
-    fn fake(names: &[&str]) -> (tempfile::TempDir, Tree) {
+    #[test]
+    fn events_are_read() {
         let dir = tempfile::tempdir().unwrap();
-        for name in names {
-            fs::create_dir_all(dir.path().join(name)).unwrap();
-            fs::write(dir.path().join(name).join("cgroup.procs"), "").unwrap();
-        }
-        fs::write(dir.path().join("cgroup.procs"), "0\n1\n").unwrap();
+        fs::create_dir(dir.path().join("a")).unwrap();
         let tree = Tree::at(dir.path());
-        (dir, tree)
-    }
-
-    #[test]
-    fn all_cgroups_are_found_each_behind_its_parent() {
-        let (_dir, tree) = fake(&["a", "a/c", "a/c/d", "b"]);
-        let paths = |from: &str| -> Vec<String> {
-            let nodes = tree.walk(Path::new(from)).unwrap();
-            assert!(nodes.iter().all(|node| node.id == tree.id(&node.path).unwrap()));
-            nodes.into_iter().map(|node| node.path.display().to_string()).collect()
-        };
-        assert_eq!(paths("/"), ["/", "/a", "/b", "/a/c", "/a/c/d"]);
-        assert_eq!(paths("/a"), ["/a", "/a/c", "/a/c/d"]);
-        assert!(tree.walk(Path::new("/gone")).is_err());
-    }
-
-    #[test]
-    fn processes_are_counted_with_those_below() {
-        let (dir, tree) = fake(&["a", "a/b"]);
-        fs::write(dir.path().join("a/cgroup.procs"), "5\n3\n").unwrap();
-        fs::write(dir.path().join("a/b/cgroup.procs"), "7\n").unwrap();
-        assert_eq!(tree.processes(Path::new("/a")).unwrap(), BTreeSet::from([3, 5]));
-        assert_eq!(tree.all_processes(Path::new("/a")).unwrap(), BTreeSet::from([3, 5, 7]));
-        assert_eq!(tree.processes(Path::new("/")).unwrap(), BTreeSet::from([1]), "not what we cannot name");
-        fs::write(dir.path().join("a/cgroup.procs"), "x\n").unwrap();
-        assert!(matches!(tree.processes(Path::new("/a")), Err(TreeError::Format { .. })));
         fs::write(dir.path().join("a/cgroup.events"), "populated 1\nfrozen 0\n").unwrap();
         assert!(tree.is_populated(Path::new("/a")).unwrap());
         assert_eq!(tree.event(Path::new("/a"), "frozen").unwrap(), Some(false));
@@ -323,9 +212,9 @@ mod tests {
         let below = own.child("below").unwrap();
         assert!(!tree.is_populated(&path).unwrap());
         below.add(child.id()).unwrap();
-        assert_eq!(tree.all_processes(&path).unwrap(), BTreeSet::from([child.id()]));
+        assert_eq!(tree.all_processes(&path).unwrap().0, BTreeSet::from([child.id()]));
         assert!(tree.processes(&path).unwrap().is_empty() && tree.is_populated(&path).unwrap());
-        let nodes = tree.walk(&path).unwrap();
+        let nodes = tree.walk(&path).unwrap().nodes;
         assert_eq!(nodes.len(), 2);
         assert_eq!((nodes[0].id, nodes[1].id), (own.id().unwrap(), below.id().unwrap()));
         // In a threaded cgroup processes cannot be listed, but threads can.

@@ -1,42 +1,34 @@
 //! Which cgroup belongs to which scope: as cgroups are made, by looking, and by hand.
 
-use std::{
-    ffi::OsStr,
-    os::unix::ffi::OsStrExt as _,
-    path::{Path, PathBuf},
-    time::{Duration, SystemTime},
-};
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::PathBuf, time::SystemTime};
 
 use stockade_common::limits::UNDECIDED_SCOPE;
 
 use super::{
-    Core, refusal, refused_by_kernel,
+    Core,
+    place::Owner,
+    refusal, refused_by_kernel,
     registry::{How, TaggedCgroup},
+    sort::owner,
 };
 use crate::{
     audit::origin::boot_ns,
     daemon::{
         announce::{self, CgroupEvent},
         command::{CgroupStatus, Refusal, RefusalKind, ScopeKind, Tagged, Target},
-        policies::View,
     },
     kernel::{Entry, Scope},
     scope::{
-        container, held,
-        running::freeze,
+        container,
         target::{self, TargetError},
-        tree::{Node, TreeError},
+        tree::{Node, TreeError, is_gone},
+        walk::{Problems, Visit},
     },
 };
 
 /// What the scope of what nobody has yet is called in events.
 pub(super) const UNDECIDED: &str = "undecided";
-/// What a cgroup's processes may take to stand still.
-const FREEZE: Duration = Duration::from_secs(5);
-/// Things held from before that are named.
-const NAMED: usize = 64;
-
-fn in_tree(error: &TreeError) -> Refusal {
+pub(super) fn in_tree(error: &TreeError) -> Refusal {
     refusal(RefusalKind::Failed, error)
 }
 
@@ -54,6 +46,10 @@ impl Core {
     /// A cgroup was tagged as it was made.
     pub(super) fn made(&mut self, id: u64, scope: Scope, path: &[u8]) -> Result<(), Refusal> {
         let node = Node { path: PathBuf::from(OsStr::from_bytes(path)), id };
+        // It may be gone by now, or another's.
+        if self.scope_of(id)? != Some(scope) {
+            return Ok(());
+        }
         if scope.0 != UNDECIDED_SCOPE {
             // Put in by the table; its scope says when it starts.
             let Some((name, _)) = self.owner(scope) else { return Ok(()) };
@@ -84,7 +80,7 @@ impl Core {
     }
 
     /// Takes note of a tagged cgroup, and tells of it.
-    fn note(&mut self, node: &Node, name: &str, how: How, window: Vec<String>) {
+    pub(super) fn note(&mut self, node: &Node, name: &str, how: How, window: Vec<String>) {
         let said = CgroupEvent {
             kind: "tag",
             scope: name,
@@ -96,62 +92,116 @@ impl Core {
         let said = announce::cgroup(&self.boot, boot_ns(), &said);
         let uid = self.registry.scopes.get(name).and_then(|state| state.uid);
         self.recorder.tell(&said, name, uid);
-        let cgroup = TaggedCgroup { path: node.path.clone(), since: SystemTime::now(), how, window };
+        self.remember(node, how, window);
+    }
+
+    pub(super) fn remember(&mut self, node: &Node, how: How, window: Vec<String>) {
+        let since = self.registry.cgroups.get(&node.id).map_or_else(SystemTime::now, |known| known.since);
+        let cgroup = TaggedCgroup { path: node.path.clone(), since, how, window };
         self.registry.cgroups.insert(node.id, cgroup);
     }
 
-    /// Tags a cgroup and all below it.
+    /// Tags a cgroup and what belongs with it below.
     pub(super) fn tag(&mut self, wanted: Wanted<'_>) -> Result<(), Refusal> {
-        let Wanted { node, name, scope, entry, how, window } = wanted;
-        // What is made below it meanwhile inherits: it comes first.
-        self.enforcer.tag(node.id, scope, entry).map_err(|error| refused_by_kernel(&error))?;
-        for below in self.tree.walk(&node.path).map_err(|error| in_tree(&error))? {
-            self.enforcer.tag(below.id, scope, entry).map_err(|error| refused_by_kernel(&error))?;
-            if below.id != node.id {
-                self.registry.cgroups.remove(&below.id);
-            }
-        }
+        let problems = self.put_below(&wanted)?;
+        let Wanted { node, name, how, mut window, .. } = wanted;
+        window.extend(problems);
         self.note(node, name, how, window);
         Ok(())
     }
 
-    /// Tags a cgroup for a policy, whatever runs in it: it stands still meanwhile.
-    fn tag_below(
-        &mut self,
-        node: &Node,
-        name: &str,
-        how: How,
-        mut window: Vec<String>,
-    ) -> Result<(), Refusal> {
-        let entry = self.state(name)?.entry;
-        let pids = self.tree.all_processes(&node.path).unwrap_or_default();
-        let starting = self.enforcer.starters().map_err(|error| refused_by_kernel(&error))?;
-        let running = pids.iter().any(|pid| !starting.iter().any(|(starter, _)| starter == pid));
-        if !running {
-            let scope = self.first(name)?;
-            return self.tag(Wanted { node, name, scope, entry, how, window });
-        }
-        let frozen = freeze(&self.tree, &node.path, FREEZE).map_err(|error| in_tree(&error))?;
-        let (scope, held) = self.look_at_running(node, name)?;
-        if how != How::ByHand {
-            window.push("its processes ran before it was tagged".to_owned());
-        }
-        window.extend(held);
-        self.tag(Wanted { node, name, scope, entry, how, window })?;
-        frozen.thaw().map_err(|error| in_tree(&error))
+    /// Puts a cgroup into a scope, and what is below and was in the same as it. By hand: whatever is below, but runs. Each
+    /// is put there before what is in it is listed: what is made meanwhile inherits. Returns what could not be.
+    pub(super) fn put_below(&mut self, wanted: &Wanted<'_>) -> Result<Vec<String>, Refusal> {
+        let Wanted { node, scope, entry, how, .. } = wanted;
+        let owners = self.owners();
+        let before = self.scope_of(node.id)?;
+        let by_hand = *how == How::ByHand || self.is_by_hand(node.id)?;
+        let owned = owner(&owners, before);
+        let is_same_owner = owned == owner(&owners, Some(*scope));
+        self.put(node.id, *scope, *entry, by_hand)?;
+        let mut problem = None;
+        let visited = self.visit_below(node, &mut |core, below| {
+            let theirs = core.scope_of(below.id)?;
+            let owned_below = owner(&owners, theirs);
+            let taken = match how {
+                How::ByHand => !matches!(owned_below, Owner::Run(_)),
+                _ if theirs.is_none() || core.is_by_hand(below.id)? != by_hand => false,
+                // From one instance to another.
+                _ if is_same_owner => theirs == before,
+                _ => owned_below == owned,
+            };
+            if taken {
+                match core.put(below.id, *scope, *entry, by_hand) {
+                    Ok(()) => drop(core.registry.cgroups.remove(&below.id)),
+                    Err(refusal) => drop(problem.get_or_insert(refusal)),
+                }
+            }
+            Ok(taken)
+        });
+        let mut problems: Vec<String> = match visited {
+            Ok(problems) => problems.lines().collect(),
+            Err(refusal) => vec![refusal.message],
+        };
+        problems.extend(problem.map(|refusal| refusal.message));
+        Ok(problems.into_iter().map(|why| format!("what is below could not all be tagged: {why}")).collect())
     }
 
-    /// The instance for what runs in a cgroup, and what its processes hold from before.
-    fn look_at_running(&mut self, node: &Node, name: &str) -> Result<(Scope, Vec<String>), Refusal> {
-        let pids = self.tree.all_processes(&node.path).map_err(|error| in_tree(&error))?;
-        let mut scope = self.first(name)?;
-        if let Some(view) = pids.iter().find_map(|pid| View::of(*pid).ok()) {
-            scope = self.instance(name, &view)?;
+    /// Goes through what is below a cgroup, as far down as the visitor says, who may make changes.
+    fn visit_below(
+        &mut self,
+        node: &Node,
+        visitor: &mut dyn FnMut(&mut Self, &Node) -> Result<bool, Refusal>,
+    ) -> Result<Problems, Refusal> {
+        let tree = self.tree.clone();
+        let mut first_problem = None;
+        let problems = tree.visit(&node.path, None, &mut |visit| {
+            let Visit::Met(below) = visit else { return true };
+            if below.path == node.path {
+                // By that name there may be another now.
+                return below.id == node.id;
+            }
+            visitor(self, below).unwrap_or_else(|refusal| {
+                first_problem.get_or_insert(refusal);
+                false
+            })
+        });
+        match (first_problem, problems) {
+            (Some(refusal), _) => Err(refusal),
+            (None, Ok(problems)) => Ok(problems),
+            (None, Err(TreeError::Io { source, .. })) if is_gone(&source) => Ok(Problems::default()),
+            (None, Err(error)) => Err(in_tree(&error)),
         }
-        let Some((_, instance)) = self.registry.find(scope) else { return Ok((scope, Vec::new())) };
-        let Some((view, image)) = &instance.compiled else { return Ok((scope, Vec::new())) };
-        let report = held::held(&pids, &held::by_policy(image, &view.mounts), NAMED);
-        Ok((scope, report.lines()))
+    }
+
+    fn put(&mut self, id: u64, scope: Scope, entry: Entry, by_hand: bool) -> Result<(), Refusal> {
+        let tagged = if by_hand {
+            self.enforcer.tag_by_hand(id, scope, entry)
+        } else {
+            self.enforcer.tag(id, scope, entry)
+        };
+        tagged.map_err(|error| refused_by_kernel(&error))
+    }
+
+    pub(super) fn is_by_hand(&mut self, id: u64) -> Result<bool, Refusal> {
+        self.enforcer.is_by_hand(id).map_err(|error| refused_by_kernel(&error))
+    }
+
+    /// Has a cgroup tagged as the one it is in, or as little.
+    pub(super) fn follow(&mut self, node: &Node, above: Option<u64>) -> Result<(), Refusal> {
+        let Some(above) = above else { return Ok(()) };
+        match self.scope_of(above)? {
+            Some(scope) => {
+                let by_hand = self.is_by_hand(above)?;
+                let entry = self.owner(scope).map_or(Entry::Starting, |(_, entry)| entry);
+                self.put(node.id, scope, entry, by_hand)?;
+            }
+            None => {
+                self.enforcer.untag(node.id).map_err(|error| refused_by_kernel(&error))?;
+            }
+        }
+        self.registry.cgroups.remove(&node.id);
+        Ok(())
     }
 
     /// The number of a scope's first instance.
@@ -160,12 +210,25 @@ impl Core {
         first.ok_or_else(|| refusal(RefusalKind::Failed, format!("{name:?} has no tables")))
     }
 
-    /// Lets a cgroup and all below it go.
+    /// Lets a cgroup go, and what is below and was in the same scope.
     pub(super) fn untag_below(&mut self, node: &Node, name: &str) -> Result<TaggedCgroup, Refusal> {
-        let known = self.registry.cgroups.get(&node.id).cloned();
-        for below in self.tree.walk(&node.path).map_err(|error| in_tree(&error))? {
-            self.enforcer.untag(below.id).map_err(|error| refused_by_kernel(&error))?;
-            self.registry.cgroups.remove(&below.id);
+        let known = self.registry.cgroups.remove(&node.id);
+        let owners = self.owners();
+        let owned = owner(&owners, self.scope_of(node.id)?);
+        let by_hand = self.is_by_hand(node.id)?;
+        self.enforcer.untag(node.id).map_err(|error| refused_by_kernel(&error))?;
+        let problems = self.visit_below(node, &mut |core, below| {
+            let taken = owner(&owners, core.scope_of(below.id)?) == owned
+                && owned != Owner::Nobody
+                && core.is_by_hand(below.id)? == by_hand;
+            if taken {
+                core.enforcer.untag(below.id).map_err(|error| refused_by_kernel(&error))?;
+                core.registry.cgroups.remove(&below.id);
+            }
+            Ok(taken)
+        })?;
+        for line in problems.lines() {
+            eprintln!("stockade: what is below could not all be untagged: {line}");
         }
         let how = known.as_ref().map_or(How::AtCreation, |known| known.how);
         let said = CgroupEvent {
@@ -186,127 +249,8 @@ impl Core {
         }))
     }
 
-    /// Brings every cgroup of the tree to where it belongs.
-    pub(super) fn walk(&mut self) -> Result<(), Refusal> {
-        self.sort(&[])
-    }
-
-    /// The same; `gone` are scopes that are about to be taken away.
-    pub(super) fn sort(&mut self, gone: &[String]) -> Result<(), Refusal> {
-        let nodes = self.tree.walk(Path::new("/")).map_err(|error| in_tree(&error))?;
-        // Those that belong to a cgroup above, whatever they are called: who is policed could call them anything.
-        let mut below: Option<(PathBuf, Scope)> = None;
-        let mut first_problem = None;
-        for node in nodes {
-            if let Some((top, scope)) = &below
-                && node.path.starts_with(top)
-                && self.scope_of(node.id)? == Some(*scope)
-            {
-                continue;
-            }
-            below = None;
-            let tagged = self.scope_of(node.id)?;
-            match self.place(&node, tagged, gone) {
-                Ok(Some(scope)) => below = Some((node.path, scope)),
-                Ok(None) => {}
-                // One that is gone, or cannot be frozen, must not keep the others from being tagged.
-                Err(refusal) => {
-                    if self.tree.id(&node.path).is_ok_and(|id| id == node.id) {
-                        eprintln!("stockade: {}: {refusal}", node.path.display());
-                        first_problem.get_or_insert(refusal);
-                    }
-                }
-            }
-        }
-        match first_problem {
-            Some(refusal) if !gone.is_empty() => Err(refusal),
-            _ => Ok(()),
-        }
-    }
-
-    fn scope_of(&mut self, id: u64) -> Result<Option<Scope>, Refusal> {
+    pub(super) fn scope_of(&mut self, id: u64) -> Result<Option<Scope>, Refusal> {
         self.enforcer.scope_of(id).map_err(|error| refused_by_kernel(&error))
-    }
-
-    /// Where one cgroup belongs. Returns the scope that it, and what is below it, is in then.
-    fn place(
-        &mut self,
-        node: &Node,
-        tagged: Option<Scope>,
-        gone: &[String],
-    ) -> Result<Option<Scope>, Refusal> {
-        if node.path.parent().is_none()
-            || self.own.starts_with(&node.path)
-            || node.path.starts_with(&self.own)
-        {
-            // Runs are below our own.
-            return Ok(tagged);
-        }
-        let owner = tagged.and_then(|scope| self.owner(scope)).map(|(name, _)| name);
-        let by_hand = self.registry.cgroups.get(&node.id).is_some_and(|known| known.how == How::ByHand);
-        let stays = owner.as_ref().is_some_and(|name| !gone.contains(name));
-        if let Some(name) = &owner
-            && stays
-            && (by_hand || self.registry.scopes.get(name).is_some_and(|state| state.kind == ScopeKind::Run))
-        {
-            return Ok(tagged);
-        }
-        let undecided = tagged == Some(Scope(UNDECIDED_SCOPE));
-        if undecided && (container::identify(&node.path).is_some() || !self.policies_known) {
-            return Ok(tagged);
-        }
-        let belongs = self.inspector.belongs(&self.matcher, &node.path);
-        let found = belongs.to.and_then(|found| self.policies.policies.get(found.policy));
-        match (found.map(|policy| policy.name.clone()), owner) {
-            (Some(name), Some(owner)) if name == owner => {
-                if !self.registry.cgroups.contains_key(&node.id) {
-                    self.note(node, &name, How::Adopted, Vec::new());
-                }
-                Ok(tagged)
-            }
-            (Some(name), _) => {
-                self.tag_below(node, &name, How::Running, belongs.warnings)?;
-                self.scope_of(node.id)
-            }
-            // It was in a policy's scope, and is in none now: its file says so, or is gone.
-            (None, Some(owner)) => {
-                let unknown = self.policies.named(&owner).is_none() && !gone.contains(&owner);
-                if unknown { Ok(tagged) } else { self.untag_below(node, &owner).map(|_| None) }
-            }
-            (None, None) if undecided => self.untag_below(node, UNDECIDED).map(|_| None),
-            // A number nobody knows is held to nothing, and so allowed nothing.
-            (None, None) => Ok(tagged),
-        }
-    }
-
-    /// Forgets cgroups that are gone, and instances and runs nobody is in.
-    pub(super) fn collect(&mut self) -> Result<(), Refusal> {
-        let tags = self.enforcer.tags().map_err(|error| refused_by_kernel(&error))?;
-        self.registry.cgroups.retain(|id, _| tags.iter().any(|(tagged, _)| tagged == id));
-        let is_used = |scope: Scope| tags.iter().any(|(_, tagged)| *tagged == scope);
-        let mut unused = Vec::new();
-        let mut ended = Vec::new();
-        for (name, state) in &mut self.registry.scopes {
-            if state.kind == ScopeKind::Run {
-                // With a client it ends when that says so.
-                let empty =
-                    state.cgroup.as_ref().is_none_or(|cgroup| !cgroup.is_populated().unwrap_or(false));
-                if state.orphan && empty {
-                    ended.push(name.clone());
-                }
-                continue;
-            }
-            while let Some(position) = state.instances.iter().skip(1).position(|one| !is_used(one.scope)) {
-                unused.push(state.instances.remove(position + 1));
-            }
-        }
-        for instance in &unused {
-            self.remove_instance(instance)?;
-        }
-        for name in ended {
-            self.run_ended(&name)?;
-        }
-        Ok(())
     }
 
     pub(super) fn tag_by_hand(&mut self, target: &Target, name: &str) -> Result<Tagged, Refusal> {
@@ -321,6 +265,7 @@ impl Core {
             return Err(refusal(RefusalKind::Conflict, message));
         }
         self.tag_below(&node, name, How::ByHand, Vec::new())?;
+        self.wait_for_look(node.id);
         let cgroup = self.cgroup_status(node.id)?;
         Ok(Tagged { held: cgroup.window.clone(), cgroup, scope: name.to_owned() })
     }
@@ -334,7 +279,7 @@ impl Core {
         };
         let name = self.scope_of(node.id)?.and_then(|scope| self.owner(scope)).map(|(name, _)| name);
         let name = name.unwrap_or_else(|| UNDECIDED.to_owned());
-        if known.how != How::ByHand {
+        if known.how != How::ByHand && !self.is_by_hand(node.id)? {
             let message = format!(
                 "{path} is in the scope of {name:?} by rule ({}): change the policy, and reload",
                 known.how.name()
@@ -343,6 +288,8 @@ impl Core {
         }
         let cgroup = self.cgroup_status(node.id)?;
         self.untag_below(&node, &name)?;
+        // A rule may hold for it.
+        self.walk()?;
         Ok(Tagged { cgroup, scope: name, held: Vec::new() })
     }
 
@@ -366,7 +313,7 @@ impl Core {
         let Some(known) = self.registry.cgroups.get(&id) else {
             return Err(refusal(RefusalKind::NotFound, format!("cgroup {id} is gone")));
         };
-        let processes = self.tree.all_processes(&known.path).map_or(0, |pids| pids.len() as u32);
+        let processes = self.tree.all_processes(&known.path).map_or(0, |(pids, _)| pids.len() as u32);
         Ok(CgroupStatus {
             path: known.path.clone(),
             id,

@@ -1,11 +1,16 @@
 //! The core: the one thread that owns the programs and decides what is held to what.
 
 mod cgroups;
+mod collect;
+mod look;
+mod place;
 mod plan;
 mod registry;
 mod reload;
 mod run;
+mod running;
 mod shadow;
+mod sort;
 mod start;
 mod started;
 mod status;
@@ -23,8 +28,10 @@ use tokio::{
 pub(super) use self::registry::how_names;
 pub use self::start::{StartError, Started, start};
 use self::{
+    look::Looks,
     registry::{Registry, ScopeState},
     reload::Applied,
+    sort::Sorting,
 };
 use super::{
     announce,
@@ -82,6 +89,8 @@ pub struct Core {
     retired: Vec<Slot>,
     /// Runs since the start.
     runs: u64,
+    looks: Looks,
+    sorting: Sorting,
 }
 
 /// Where the core hears from others.
@@ -103,14 +112,6 @@ fn refusal(kind: RefusalKind, message: impl std::fmt::Display) -> Refusal {
 
 fn refused_by_kernel(error: &KernelError) -> Refusal {
     refusal(RefusalKind::Failed, error)
-}
-
-fn no_scope_is_free() -> Refusal {
-    let most = UNDECIDED_SCOPE - 1;
-    let message = format!(
-        "all {most} scopes are taken: policies, containers with mounts of their own, and runs have one each"
-    );
-    refusal(RefusalKind::Failed, message)
 }
 
 impl Core {
@@ -141,6 +142,7 @@ impl Core {
                         break End::Detached;
                     }
                 }
+                () = self.looks.woken() => self.finish_looks(),
                 Some(peer) = inputs.refused.recv() => self.peer_refused(&peer),
                 _ = tick.tick() => {
                     ticks += 1;
@@ -153,6 +155,8 @@ impl Core {
             report(notify::stopping("everything stays enforced"));
             self.tell_of_itself("stopping", "everything stays enforced");
         }
+        // Nobody would thaw what stands still.
+        self.finish_all_looks();
         // Whatever becomes of us, runs go on.
         for state in self.registry.scopes.values_mut() {
             if let Some(cgroup) = state.cgroup.take() {
@@ -216,10 +220,13 @@ impl Core {
 
     /// Looks at what events may have missed: they can be lost, the rest cannot.
     fn look(&mut self, whole: bool) {
-        let result = self.look_at_held().and_then(|()| self.collect());
-        let result = result.and_then(|()| if whole { self.walk() } else { Ok(()) });
-        if let Err(refusal) = result {
-            eprintln!("stockade: {refusal}");
+        self.finish_looks();
+        // None of them keeps the others from being done.
+        let walked = if whole { self.walk() } else { Ok(()) };
+        for result in [self.look_at_held(), walked, self.collect()] {
+            if let Err(refusal) = result {
+                eprintln!("stockade: {refusal}");
+            }
         }
         let instances: Vec<(Scope, Slot)> = self
             .registry
@@ -262,12 +269,6 @@ impl Core {
             let message = format!("there is no scope {name:?}: there are {}", names.join(", "));
             refusal(RefusalKind::NotFound, message)
         })
-    }
-
-    /// A number that no scope has.
-    fn free_scope(&self) -> Result<Scope, Refusal> {
-        let taken: Vec<Scope> = self.registry.numbers().collect();
-        plan::free(&taken).ok_or_else(no_scope_is_free)
     }
 
     fn counters(&mut self, name: &str) -> Result<[u64; COUNTERS], Refusal> {

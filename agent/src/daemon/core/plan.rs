@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use stockade_common::limits::UNDECIDED_SCOPE;
-
 use super::registry::ScopeState;
 use crate::{
     kernel::Scope,
@@ -22,11 +20,6 @@ pub fn same_rules(one: &CheckedPolicy, other: &CheckedPolicy) -> bool {
 
 fn starts(policy: &CheckedPolicy) -> Option<Start> {
     policy.scope.as_ref().map(|scope| scope.start)
-}
-
-/// The lowest number that no scope has.
-pub fn free(taken: &[Scope]) -> Option<Scope> {
-    (1..UNDECIDED_SCOPE).map(Scope).find(|scope| !taken.contains(scope))
 }
 
 /// The number of each policy's first instance: that which it has, or that of `new`.
@@ -76,14 +69,6 @@ mod tests {
         }
         // Events name the line that a rule stands in.
         assert!(!same_rules(&before, &policy("\n\n[files]\nread = ['/srv/**']\n")));
-    }
-
-    #[test]
-    fn the_lowest_number_is_given_and_never_the_undecided_ones() {
-        assert_eq!(free(&[]), Some(Scope(1)));
-        assert_eq!(free(&[Scope(1), Scope(3)]), Some(Scope(2)));
-        let all: Vec<Scope> = (1..UNDECIDED_SCOPE).map(Scope).collect();
-        assert_eq!(free(&all), None);
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct ScopeState {
     pub cgroup: Option<OwnCgroup>,
     /// Its client is not known: an earlier daemon had it. It ends when nothing is in it any more.
     pub orphan: bool,
+    /// It is taken away as soon as no cgroup is in it.
+    pub leaving: bool,
     /// Allowed reads and sends are reported too.
     pub audit_all: bool,
     /// The policy it is compared with.
@@ -74,6 +76,7 @@ impl ScopeState {
             uid: None,
             cgroup: None,
             orphan: false,
+            leaving: false,
             audit_all: false,
             shadow: None,
             instances: Vec::new(),
@@ -258,5 +261,23 @@ pub(super) mod tests {
         assert_eq!(registry.above(Path::new("/ci.slice/a/b")), Some(2));
         assert_eq!(registry.above(Path::new("/ci.slice/ab")), Some(1));
         assert_eq!(registry.above(Path::new("/ci.slicex")), None);
+    }
+
+    #[test]
+    fn scopes_are_found_by_the_number_of_each_instance() {
+        let mut registry = Registry::default();
+        registry.scopes.insert("a".into(), state(&[(1, 1), (4, 4)]));
+        registry.scopes.insert("b".into(), state(&[(2, 2)]));
+        let name = |scope| registry.find(Scope(scope)).map(|(name, instance)| (name, instance.slot.0));
+        assert_eq!((name(4), name(2), name(3)), (Some(("a", 4)), Some(("b", 2)), None));
+        assert_eq!(registry.numbers().collect::<Vec<_>>(), [Scope(1), Scope(4), Scope(2)]);
+    }
+
+    #[test]
+    fn flags_say_how_a_scope_is_enforced() {
+        let mut state = state(&[]);
+        assert_eq!(state.flags(false), SCOPE_ENFORCE, "what is not known is enforced");
+        (state.mode, state.entry) = (Some(Mode::Audit), Entry::AtOnce);
+        assert_eq!(state.flags(true), SCOPE_CGROUP_EMITS | SCOPE_AT_ONCE);
     }
 }

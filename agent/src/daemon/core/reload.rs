@@ -8,8 +8,9 @@ use std::{
 use stockade_common::{limits::UNDECIDED_SCOPE, tag::label_kind};
 
 use super::{
-    Core, no_scope_is_free,
-    plan::{free, numbers, same_rules},
+    Core,
+    collect::free,
+    plan::{numbers, same_rules},
     refusal, refused_by_kernel,
     registry::{Instance, ScopeState},
 };
@@ -117,7 +118,7 @@ impl Core {
         reloaded: &mut Reloaded,
         replacements: &mut Vec<Replacement>,
     ) -> Result<(), Refusal> {
-        let mut taken: Vec<Scope> = self.registry.numbers().collect();
+        let mut taken = self.taken()?;
         let tags = self.enforcer.tags().map_err(|error| refused_by_kernel(&error))?;
         for HostPolicy { name, policy, .. } in &policies.policies {
             let known = self.registry.scopes.get(name).filter(|state| state.kind == ScopeKind::Policy);
@@ -170,9 +171,9 @@ impl Core {
                 }
                 let scope = match before {
                     Some((scope, _)) => scope,
-                    None => free(&taken).ok_or_else(no_scope_is_free)?,
+                    None => free(&taken)?,
                 };
-                taken.push(scope);
+                taken.insert(scope);
                 let slot = self.enforcer.install(&image).map_err(|error| refused_by_kernel(&error))?;
                 replacements.push(Replacement {
                     name: name.clone(),
@@ -204,7 +205,7 @@ impl Core {
         if view.is_there() {
             return Some(view.clone());
         }
-        let nodes = self.tree.walk(std::path::Path::new("/")).ok()?;
+        let nodes = self.tree.walk(std::path::Path::new("/")).ok()?.nodes;
         let nodes = nodes.iter().filter(|node| tags.contains(&(node.id, scope)));
         let mut pids = nodes.flat_map(|node| self.tree.processes(&node.path).unwrap_or_default());
         pids.find_map(|pid| view.through(pid))
@@ -254,6 +255,7 @@ impl Core {
                 set_by_hand.push(name.clone());
             }
             (state.policy, state.source, state.entry) = (Some(policy.clone()), Some(file.clone()), entry);
+            state.leaving = false;
         }
         let mut free = Vec::new();
         for Replacement { name, scope, before, slot, view, image, context, flags } in replacements {
@@ -291,10 +293,20 @@ impl Core {
             .filter(|(name, state)| state.kind == ScopeKind::Policy && self.policies.named(name).is_none())
             .map(|(name, _)| name.clone())
             .collect();
-        self.sort(&gone)?;
+        for name in &gone {
+            if let Some(state) = self.registry.scopes.get_mut(name) {
+                state.leaving = true;
+            }
+        }
+        self.sort(None)?;
         for name in gone {
-            self.remove_scope(&name)?;
-            reloaded.removed.push(name);
+            if self.remove_scope(&name)? {
+                reloaded.removed.push(name);
+            } else {
+                eprintln!(
+                    "stockade: {name:?} is kept until the last cgroup that has it is untagged, or gone"
+                );
+            }
         }
         for slot in free {
             if slot.0 != 0 {
@@ -302,30 +314,6 @@ impl Core {
                 self.retired.push(slot);
             }
         }
-        Ok(())
-    }
-
-    /// Takes away a scope in which nothing is any more.
-    pub(super) fn remove_scope(&mut self, name: &str) -> Result<(), Refusal> {
-        let Some(state) = self.registry.scopes.remove(name) else { return Ok(()) };
-        for instance in &state.instances {
-            self.remove_instance(instance)?;
-        }
-        self.end_shadow(name, "ended with its scope").map(drop)
-    }
-
-    pub(super) fn remove_instance(&mut self, instance: &Instance) -> Result<(), Refusal> {
-        let kernel = |error| refused_by_kernel(&error);
-        self.take_losses_of(instance.scope, instance.slot);
-        self.enforcer.let_go(instance.scope).map_err(kernel)?;
-        if instance.slot.0 != 0 {
-            self.enforcer.remove(instance.slot).map_err(kernel)?;
-            self.retired.push(instance.slot);
-        }
-        self.enforcer.label(instance.scope, None).map_err(kernel)?;
-        self.recorder.scope_ended(instance.scope);
-        // There is one for containers only.
-        let _ = std::fs::remove_file(self.saved_view(instance.scope));
         Ok(())
     }
 

@@ -1,6 +1,11 @@
 //! The start of the daemon: what an earlier one has left is taken over, or nothing is.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use aya::maps::{MapData, RingBuf};
 use stockade_common::{
@@ -11,7 +16,9 @@ use stockade_common::{
 use super::{
     Core,
     cgroups::UNDECIDED,
+    look::Looks,
     registry::{How, Instance, Registry, ScopeState, TaggedCgroup},
+    sort::Sorting,
     started::VIEWS,
 };
 use crate::{
@@ -30,7 +37,10 @@ use crate::{
     },
     kernel::{Build, Enforcer, Entry, Found, KernelError, LoadOptions, Pins, Scope, Slot, TagReader},
     policy::checked::Mode,
-    scope::{cgroup::OwnCgroup, container::Inspector, host::HostPolicies, matcher::Matcher, tree::Tree},
+    scope::{
+        cgroup::OwnCgroup, container::Inspector, host::HostPolicies, matcher::Matcher, running::release,
+        tree::Tree,
+    },
 };
 
 /// Why the daemon does not start. Nothing was changed of what is enforced.
@@ -149,6 +159,8 @@ pub fn start(
         since: SystemTime::now(),
         retired: Vec::new(),
         runs: 0,
+        looks: Looks::default(),
+        sorting: Sorting::default(),
     };
     let kept = core.adopt()?;
     if adopting {
@@ -165,7 +177,7 @@ pub fn start(
         eprintln!("stockade: the policies stay as an earlier daemon has left them: {refusal}");
     }
     core.enforcer.take_over(&pins, boot_ns())?;
-    core.walk().map_err(StartError::Policies)?;
+    core.sort(None).map_err(StartError::Policies)?;
     let adopted = core.adopted.map_or_else(String::new, |count| format!("; {count} cgroups were taken over"));
     let message = format!("{}{adopted}", core.summary());
     core.tell_of_itself("started", &message);
@@ -231,14 +243,35 @@ impl Core {
             self.runs = self.runs.max(u64::from(is_run) * (1 << 20));
         }
         self.registry.scopes = scopes;
+        let walked = self.tree.walk(Path::new("/")).map_err(|error| StartError::Other(error.to_string()))?;
         let tags: BTreeMap<u64, Scope> = self.enforcer.tags()?.into_iter().collect();
-        let nodes = self.tree.walk(Path::new("/")).map_err(|error| StartError::Other(error.to_string()))?;
-        for node in &nodes {
-            let Some(scope) = tags.get(&node.id) else { continue };
+        // What each cgroup's parent, and so on up, is tagged with.
+        let mut above: Vec<(PathBuf, Option<(Scope, bool)>)> = Vec::new();
+        for node in &walked.nodes {
+            match release(&self.tree, &node.path) {
+                Ok(false) => {}
+                Ok(true) => {
+                    eprintln!("stockade: {}: thawed what an earlier daemon froze", node.path.display());
+                }
+                Err(error) => eprintln!("stockade: {error}: thaw it by hand"),
+            }
+            while above.last().is_some_and(|(path, _)| Some(path.as_path()) != node.path.parent()) {
+                above.pop();
+            }
+            let tagged = match tags.get(&node.id) {
+                Some(scope) => Some((*scope, self.enforcer.is_by_hand(node.id)?)),
+                None => None,
+            };
+            let of_parent = above.last().and_then(|(_, tagged)| *tagged);
+            above.push((node.path.clone(), tagged));
+            let Some((scope, by_hand)) = &tagged else { continue };
             // Of several tagged alike, one below the other, the highest was tagged for itself.
-            let above = node.path.parent().and_then(|parent| nodes.iter().find(|other| other.path == parent));
-            if above.and_then(|above| tags.get(&above.id)) != Some(scope) {
-                let how = if *scope == Scope(UNDECIDED_SCOPE) { How::AtCreation } else { How::Adopted };
+            if of_parent != tagged {
+                let how = match *scope {
+                    _ if *by_hand => How::ByHand,
+                    Scope(UNDECIDED_SCOPE) => How::AtCreation,
+                    _ => How::Adopted,
+                };
                 let name = self.registry.find(*scope).map(|(name, _)| name.to_owned());
                 if let Some(state) = name.and_then(|name| self.registry.scopes.get_mut(&name))
                     && state.kind == ScopeKind::Run

@@ -10,13 +10,13 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use stockade_common::{file::ACCESS_EXEC, limits::UNDECIDED_SCOPE, tag::label_kind};
+use stockade_common::{file::ACCESS_EXEC, limits::UNDECIDED_SCOPE};
 
 use super::{
     Core,
     cgroups::{UNDECIDED, Wanted},
     refusal, refused_by_kernel,
-    registry::{How, Instance},
+    registry::How,
 };
 use crate::{
     audit::origin::boot_ns,
@@ -25,7 +25,7 @@ use crate::{
         command::{Refusal, RefusalKind},
         policies::{Compiled, View},
     },
-    kernel::{Scope, ScopeLabel},
+    kernel::Scope,
     policy::{checked::Mode, compile::path_bits},
     scope::tree::{Node, of_proc_file},
 };
@@ -173,7 +173,6 @@ impl Core {
 
     /// The number of a scope's instance for a view; it is made if there is none.
     pub(super) fn instance(&mut self, name: &str, view: &View) -> Result<Scope, Refusal> {
-        let kernel = |error| refused_by_kernel(&error);
         let state = self.state(name)?;
         // What was mounted in a namespace since its workload began is the workload's doing: it is not read again.
         let known = state.instances.iter().find(|instance| {
@@ -191,24 +190,7 @@ impl Core {
         for warning in warnings {
             eprintln!("stockade: warning: {warning}");
         }
-        let (flags, uid) = (state.flags(self.degraded), state.uid);
-        let scope = self.free_scope()?;
-        let slot = self.enforcer.install(&image).map_err(kernel)?;
-        self.enforcer.clear_counters(scope).map_err(kernel)?;
-        let label = ScopeLabel { kind: label_kind::INSTANCE, uid: 0, name: name.to_owned() };
-        self.enforcer.label(scope, Some(&label)).map_err(kernel)?;
-        let context = Arc::new(context);
-        if let Err(error) = view.save(&self.saved_view(scope)) {
-            eprintln!("stockade: a later daemon will not know the mounts of {name:?}: {error}");
-        }
-        self.recorder.know(slot, context.clone(), uid);
-        self.shadow_instance(name, scope, view);
-        self.enforcer.hold(scope, slot, flags).map_err(kernel)?;
-        if let Some(state) = self.registry.scopes.get_mut(name) {
-            let compiled = Some((view.clone(), Arc::new(image)));
-            state.instances.push(Instance { scope, slot, compiled, context });
-        }
-        Ok(scope)
+        self.install(name, (view.clone(), Arc::new(image)), context)
     }
 }
 

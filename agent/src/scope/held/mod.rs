@@ -2,23 +2,31 @@
 //!
 //! Not seen are descriptors that are under way in sockets, and files that were registered with an io_uring instance, which
 //! is reported for that. Anonymous pipes are not listed.
+//!
+//! Descriptors are looked at while the processes are frozen, so that none is handed on meanwhile. That asks the kernel only:
+//! a filesystem whose server is one of those processes would not answer. What could be such a question comes afterwards.
 
 pub mod net;
 mod process;
+mod report;
 mod what;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     fmt, fs, io,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
-pub use self::what::What;
 use self::{
     net::Socket,
     process::{
         Found, descriptor, fdinfo, has_own_descriptors, mapping, numbered, preloads, protocol, read, tracer,
     },
+};
+pub use self::{
+    report::{Held, Holder, Report},
+    what::What,
 };
 use super::tree::process_of;
 use crate::policy::{compile::path_bits, image::MapImage, mounts::MountTable};
@@ -27,66 +35,6 @@ use crate::policy::{compile::path_bits, image::MapImage, mounts::MountTable};
 const MAX_SHOWN: usize = 200;
 /// Most different things that are kept before the worst of them are chosen.
 const MAX_KEPT: usize = 65_536;
-
-/// A process that holds something.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Holder {
-    /// Its id.
-    pub pid: u32,
-    /// Its name.
-    pub name: String,
-    /// Number of the descriptor, if it is one.
-    pub descriptor: Option<u32>,
-}
-
-/// Something that is held, and by whom.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Held {
-    /// What.
-    pub what: What,
-    /// One of those who hold it.
-    pub holder: Holder,
-    /// How many others do, or by how many other descriptors.
-    pub others: usize,
-}
-
-/// All that was found.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Report {
-    /// The furthest-reaching first.
-    pub held: Vec<Held>,
-    /// How many more there are.
-    pub more: usize,
-    /// What could not be looked at, and why.
-    pub unread: Vec<String>,
-}
-
-impl Report {
-    /// One line each.
-    #[must_use]
-    pub fn lines(&self) -> Vec<String> {
-        let mut lines: Vec<String> = self.held.iter().map(ToString::to_string).collect();
-        if self.more > 0 {
-            lines.push(format!("and {} more", self.more));
-        }
-        lines.extend(self.unread.iter().map(|unread| format!("could not be looked at: {unread}")));
-        lines
-    }
-}
-
-impl fmt::Display for Held {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { what, holder: Holder { pid, name, descriptor }, others } = self;
-        write!(f, "{what}, held by {pid} ({name})")?;
-        if let Some(descriptor) = descriptor {
-            write!(f, " as descriptor {descriptor}")?;
-        }
-        match others {
-            0 => Ok(()),
-            count => write!(f, " and {count} more"),
-        }
-    }
-}
 
 /// Bytes as they can be shown in one line.
 fn shown(bytes: &[u8]) -> String {
@@ -111,56 +59,135 @@ pub fn by_policy<'a>(image: &'a MapImage, mounts: &'a MountTable) -> impl Fn(&Pa
     }
 }
 
-/// Looks at what processes hold. They should be frozen. `allowed` says whether a path, as it is seen here, may be opened for
-/// `ACCESS_*` under the policy: what may be opened again is no news. At most `limit` things are named, the others counted.
-#[must_use]
-pub fn held(pids: &BTreeSet<u32>, allowed: &dyn Fn(&Path, u32) -> bool, limit: usize) -> Report {
-    let mut search = Search {
-        proc: Path::new("/proc"),
-        allowed,
-        found: BTreeMap::new(),
-        dropped: 0,
-        sockets: Vec::new(),
-        unread: Vec::new(),
-        alive: vec![Path::new("/proc/self").to_path_buf()],
-        is_elsewhere: false,
-    };
-    for pid in pids {
-        if let Err(error) = search.process(*pid)
-            && !is_gone(&error)
-        {
-            search.unread.push(format!("process {pid}: {error}"));
-        }
-    }
-    search.sockets();
-    search.traced(pids);
-    let Search { found, dropped, unread, .. } = search;
-    let more = dropped + found.len().saturating_sub(limit);
-    let held = found.into_iter().take(limit);
-    Report {
-        held: held.map(|(what, (holder, others))| Held { what, holder, others }).collect(),
-        more,
-        unread,
-    }
-}
-
-struct Search<'a> {
+/// A search for what processes hold.
+pub struct Search<'a> {
     proc: &'a Path,
+    pids: &'a BTreeSet<u32>,
     allowed: &'a dyn Fn(&Path, u32) -> bool,
+    /// When it has to come to an end.
+    end: Instant,
     found: BTreeMap<What, (Holder, usize)>,
     dropped: usize,
     /// Sockets by inode, with the path of the descriptor: what they are is looked up at the end, table by table.
     sockets: Vec<(u64, Holder, PathBuf)>,
+    /// Those that are in no table.
+    nameless: Vec<(Holder, usize, PathBuf)>,
     unread: Vec<String>,
-    /// Where /proc tells of the processes.
-    alive: Vec<PathBuf>,
+    /// Where /proc tells of the processes, and whether they see other mounts.
+    alive: Vec<(PathBuf, Option<(Holder, bool)>)>,
     /// The process at hand sees other mounts: its paths mean something else, and none of them is known to be allowed.
     is_elsewhere: bool,
+}
+
+impl fmt::Debug for Search<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Search").field("pids", self.pids).field("found", &self.found).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Search<'a> {
+    /// Of processes. `allowed` says whether a path, as it is seen here, may be opened for `ACCESS_*` under the policy: what
+    /// may be opened again is no news.
+    #[must_use]
+    pub fn new(pids: &'a BTreeSet<u32>, allowed: &'a dyn Fn(&Path, u32) -> bool, end: Instant) -> Self {
+        Self {
+            proc: Path::new("/proc"),
+            pids,
+            allowed,
+            end,
+            found: BTreeMap::new(),
+            dropped: 0,
+            sockets: Vec::new(),
+            nameless: Vec::new(),
+            unread: Vec::new(),
+            alive: vec![(Path::new("/proc/self").to_path_buf(), None)],
+            is_elsewhere: false,
+        }
+    }
+
+    /// Looks at descriptors, sockets and who traces whom; the processes should stand still.
+    pub fn descriptors_of_all(&mut self) {
+        for (index, pid) in self.pids.iter().enumerate() {
+            if self.is_late() {
+                self.unread.push(format!("{} processes: there was no time left", self.pids.len() - index));
+                break;
+            }
+            if let Err(error) = self.process(*pid)
+                && !is_gone(&error)
+            {
+                self.unread.push(format!("process {pid}: {error}"));
+            }
+        }
+        self.sockets();
+    }
+
+    /// Looks at the rest, which may need that the processes run.
+    pub fn rest(&mut self) {
+        for (directory, process) in self.alive.clone() {
+            let Some((holder, is_elsewhere)) = process else { continue };
+            if self.is_late() {
+                self.unread.push("mappings and environments: there was no time left".to_owned());
+                break;
+            }
+            self.is_elsewhere = is_elsewhere;
+            let mappings = self.mappings(&directory, &holder);
+            self.unless_gone("mappings", &holder, mappings);
+            let environment = self.environment(&directory, &holder);
+            self.unless_gone("environment", &holder, environment);
+        }
+        for (holder, others, path) in std::mem::take(&mut self.nameless) {
+            self.add_socket(unlisted(protocol(&path)), holder, others);
+        }
+        self.traced();
+    }
+
+    /// What was found so far. At most `limit` things are named, the others counted.
+    #[must_use]
+    pub fn report(&self, limit: usize) -> Report {
+        let mut found = self.found.clone();
+        for (holder, others, _) in &self.nameless {
+            let (_, count) = found.entry(What::Socket(unlisted(None))).or_insert((holder.clone(), 0));
+            *count += others;
+        }
+        let more = self.dropped + found.len().saturating_sub(limit);
+        let held = found.into_iter().take(limit);
+        let held = held.map(|(what, (holder, others))| Held { what, holder, others });
+        Report { held: held.collect(), more, unread: self.unread.clone() }
+    }
+}
+
+/// A socket that is in no table.
+fn unlisted(family: Option<String>) -> Socket {
+    Socket {
+        family: family.unwrap_or_else(|| "unknown".into()),
+        local: Some("of a table that /proc does not show here".into()),
+        remote: None,
+        state: None,
+    }
 }
 
 impl Search<'_> {
     fn is_allowed(&self, path: &Path, access: u32) -> bool {
         !self.is_elsewhere && (self.allowed)(path, access)
+    }
+
+    fn is_late(&self) -> bool {
+        Instant::now() >= self.end
+    }
+
+    fn unless_gone(&mut self, part: &str, holder: &Holder, result: io::Result<()>) {
+        if let Err(error) = result
+            && !is_gone(&error)
+        {
+            self.unread.push(format!("{part} of process {}: {error}", holder.pid));
+        }
+    }
+
+    fn add_socket(&mut self, socket: Socket, holder: Holder, others: usize) {
+        self.add(What::Socket(socket.clone()), holder);
+        if let Some((_, count)) = self.found.get_mut(&What::Socket(socket)) {
+            *count += others;
+        }
     }
 
     fn add(&mut self, what: What, holder: Holder) {
@@ -179,20 +206,11 @@ impl Search<'_> {
         self.is_elsewhere = mounts(&alive)? != mounts(&self.proc.join("self"))?;
         let name = shown(read(&directory.join("comm"))?.trim_ascii_end());
         let holder = Holder { pid, name, descriptor: None };
-        let parts = [
-            ("descriptors", self.descriptors(&directory, &holder)),
-            ("threads", self.threads(&directory, &holder)),
-            ("mappings", self.mappings(&alive, &holder)),
-            ("environment", self.environment(&alive, &holder)),
-        ];
-        self.alive.push(alive);
-        for (part, result) in parts {
-            if let Err(error) = result
-                && !is_gone(&error)
-            {
-                self.unread.push(format!("{part} of process {pid}: {error}"));
-            }
-        }
+        let descriptors = self.descriptors(&directory, &holder);
+        self.unless_gone("descriptors", &holder, descriptors);
+        let threads = self.threads(&directory, &holder);
+        self.unless_gone("threads", &holder, threads);
+        self.alive.push((alive, Some((holder, self.is_elsewhere))));
         Ok(())
     }
 
@@ -246,6 +264,9 @@ impl Search<'_> {
     /// Descriptors of a process, or of a thread that has others.
     fn descriptors(&mut self, directory: &Path, holder: &Holder) -> io::Result<()> {
         for (number, path) in numbered(&directory.join("fd"))? {
+            if self.is_late() {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "there was no time left"));
+            }
             let link = match fs::read_link(&path) {
                 Err(error) if is_gone(&error) => continue,
                 link => link?.into_os_string(),
@@ -254,11 +275,9 @@ impl Search<'_> {
                 Err(error) if is_gone(&error) => continue,
                 info => fdinfo(&String::from_utf8_lossy(&info?)),
             };
-            // Without it a device would be called a file: no reason to say nothing.
-            let metadata = fs::metadata(&path).ok();
             let holder = Holder { descriptor: Some(number), ..holder.clone() };
             let allowed = |path: &Path, access| self.is_allowed(path, access);
-            match descriptor(link.as_encoded_bytes(), &info, metadata.as_ref(), &allowed) {
+            match descriptor(link.as_encoded_bytes(), &info, &allowed) {
                 Found::Socket(inode) => self.sockets.push((inode, holder, path)),
                 Found::What(what) => self.add(what, holder),
                 Found::Nothing => {}
@@ -275,7 +294,7 @@ impl Search<'_> {
         }
         let mut namespaces = HashSet::new();
         let mut known: HashMap<u64, Socket> = HashMap::new();
-        for directory in &self.alive {
+        for (directory, _) in &self.alive {
             let Ok(namespace) = fs::read_link(directory.join("ns/net")) else { continue };
             if !namespaces.insert(namespace) {
                 continue;
@@ -289,30 +308,24 @@ impl Search<'_> {
             }
         }
         // By socket, so that two without addresses are two.
-        let mut named: BTreeMap<u64, (Socket, Holder, usize)> = BTreeMap::new();
+        let mut named: BTreeMap<u64, (Holder, usize, PathBuf)> = BTreeMap::new();
         for (inode, holder, path) in std::mem::take(&mut self.sockets) {
-            if let Some((_, _, others)) = named.get_mut(&inode) {
-                *others += 1;
-                continue;
+            match named.get_mut(&inode) {
+                Some((_, others, _)) => *others += 1,
+                None => drop(named.insert(inode, (holder, 0, path))),
             }
-            let socket = known.get(&inode).cloned().unwrap_or_else(|| Socket {
-                family: protocol(&path).unwrap_or_else(|| "unknown".into()),
-                local: Some("of a table that /proc does not show here".into()),
-                remote: None,
-                state: None,
-            });
-            named.insert(inode, (socket, holder, 0));
         }
-        for (socket, holder, others) in named.into_values() {
-            self.add(What::Socket(socket.clone()), holder);
-            if let Some((_, count)) = self.found.get_mut(&What::Socket(socket)) {
-                *count += others;
+        for (inode, (holder, others, path)) in named {
+            match known.remove(&inode) {
+                Some(socket) => self.add_socket(socket, holder, others),
+                None => self.nameless.push((holder, others, path)),
             }
         }
     }
 
     /// Processes elsewhere that one of these traces.
-    fn traced(&mut self, pids: &BTreeSet<u32>) {
+    fn traced(&mut self) {
+        let pids = self.pids;
         let all = match numbered(self.proc) {
             Ok(all) => all,
             Err(error) => return self.unread.push(format!("processes in {}: {error}", self.proc.display())),

@@ -1,12 +1,9 @@
 //! What `/proc` says about one process. The parsers are functions of text.
 
 use std::{
-    fs::{self, File, Metadata},
+    fs::{self, File},
     io::{self, Read as _},
-    os::unix::{
-        ffi::OsStrExt as _,
-        fs::{FileTypeExt as _, MetadataExt as _},
-    },
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
@@ -28,6 +25,9 @@ const HARMLESS: [&str; 8] = [
     "dmabuf",
 ];
 const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts"];
+/// Where device nodes are, and what is there too.
+const DEVICES: &str = "/dev/";
+const NO_DEVICES: [&str; 3] = ["/dev/shm/", "/dev/mqueue/", "/dev/hugepages/"];
 /// What the loader executes at the next start.
 const LOADED: [&str; 2] = ["LD_PRELOAD", "LD_AUDIT"];
 
@@ -67,13 +67,9 @@ pub(super) fn fdinfo(text: &str) -> FdInfo {
     info
 }
 
-/// What a descriptor is, by what its link says and its file is.
-pub(super) fn descriptor(
-    link: &[u8],
-    info: &FdInfo,
-    metadata: Option<&Metadata>,
-    allowed: &dyn Fn(&Path, u32) -> bool,
-) -> Found {
+/// What a descriptor is, by what its link and its `fdinfo` say. The file itself isn't asked: that could be answered by a
+/// process that stands still.
+pub(super) fn descriptor(link: &[u8], info: &FdInfo, allowed: &dyn Fn(&Path, u32) -> bool) -> Found {
     let text = String::from_utf8_lossy(link);
     let numbered =
         |kind: &str| text.strip_prefix(kind)?.strip_prefix(":[")?.strip_suffix(']')?.parse::<u64>().ok();
@@ -116,27 +112,20 @@ pub(super) fn descriptor(
     if link.starts_with(b"/memfd:") {
         return Found::What(What::Memory { name: shown(without_deleted(link)) });
     }
-    let is_gone = metadata.is_some_and(|metadata| metadata.nlink() == 0) || link.ends_with(b" (deleted)");
-    if is_gone {
+    if link.ends_with(b" (deleted)") {
         return Found::What(What::Deleted { path: shown(without_deleted(link)), access });
     }
     if allowed(Path::new(std::ffi::OsStr::from_bytes(link)), access) {
         return Found::Nothing;
     }
     let path = shown(link);
-    let device = metadata.filter(|metadata| {
-        let kind = metadata.file_type();
-        kind.is_block_device() || kind.is_char_device()
-    });
-    Found::What(match device {
-        Some(metadata) => What::Device {
-            path,
-            number: (libc::major(metadata.rdev()), libc::minor(metadata.rdev())),
-            is_block: metadata.file_type().is_block_device(),
-            access,
-        },
-        None if metadata.is_some_and(Metadata::is_dir) => What::Directory { path },
-        None => What::File { path, access },
+    let is_device = text.starts_with(DEVICES) && !NO_DEVICES.iter().any(|other| text.starts_with(other));
+    Found::What(if info.flags & libc::O_DIRECTORY != 0 {
+        What::Directory { path }
+    } else if is_device {
+        What::Device { path, access }
+    } else {
+        What::File { path, access }
     })
 }
 
@@ -234,7 +223,7 @@ mod tests {
     }
 
     fn found(link: &str, info: &str) -> Found {
-        descriptor(link.as_bytes(), &fdinfo(info), None, &nothing)
+        descriptor(link.as_bytes(), &fdinfo(info), &nothing)
     }
 
     #[test]
@@ -262,6 +251,9 @@ mod tests {
                 flags(0),
                 What::Deleted { path: "/tmp/a\\nb".into(), access: ACCESS_READ },
             ),
+            ("/srv", flags(libc::O_DIRECTORY), What::Directory { path: "/srv".into() }),
+            ("/dev/sda", flags(1), What::Device { path: "/dev/sda".into(), access: ACCESS_WRITE }),
+            ("/dev/shm/x", flags(0), What::File { path: "/dev/shm/x".into(), access: ACCESS_READ }),
             ("/etc/shadow", flags(1), What::File { path: "/etc/shadow".into(), access: ACCESS_WRITE }),
             (
                 "/etc/shadow",
@@ -272,7 +264,7 @@ mod tests {
             assert_eq!(found(link, &info), Found::What(expected), "{link}");
         }
         let readable = |path: &Path, access: u32| path.starts_with("/etc") && access == ACCESS_READ;
-        let at = |path: &str, mode: i32| descriptor(path.as_bytes(), &fdinfo(&flags(mode)), None, &readable);
+        let at = |path: &str, mode: i32| descriptor(path.as_bytes(), &fdinfo(&flags(mode)), &readable);
         assert_eq!(at("/etc/hosts", 0), Found::Nothing);
         assert_ne!(at("/etc/hosts", 1), Found::Nothing);
     }
@@ -306,7 +298,7 @@ mod tests {
     proptest! {
         #[test]
         fn nothing_is_too_strange(bytes in proptest::collection::vec(any::<u8>(), 0..80), text in ".{0,80}") {
-            let _ = descriptor(&bytes, &fdinfo(&text), None, &nothing);
+            let _ = descriptor(&bytes, &fdinfo(&text), &nothing);
             let _ = (mapping(&text, &nothing), preloads(&bytes), tracer(&text));
         }
     }

@@ -9,11 +9,19 @@ use std::{
         },
     },
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use stockade_common::file::{ACCESS_READ, ACCESS_WRITE};
 
 use super::*;
+
+fn held(pids: &BTreeSet<u32>, allowed: &dyn Fn(&Path, u32) -> bool, limit: usize) -> Report {
+    let mut search = Search::new(pids, allowed, Instant::now() + Duration::from_secs(60));
+    search.descriptors_of_all();
+    search.rest();
+    search.report(limit)
+}
 
 /// A process that has the descriptors it is given and has said that it runs.
 struct Holding(Child);
@@ -92,7 +100,11 @@ fn descriptors_are_named_unless_they_could_be_opened_again() {
     let read = fs::File::open(&kept).unwrap();
     let deleted = fs::File::create(&gone).unwrap();
     fs::remove_file(&gone).unwrap();
-    let directory = fs::File::open(dir.path()).unwrap();
+    let directory = {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        let mut options = fs::OpenOptions::new();
+        options.read(true).custom_flags(libc::O_DIRECTORY).open(dir.path()).unwrap()
+    };
     let harmless = fs::File::open("/dev/null").unwrap();
     let namespace = fs::File::open("/proc/self/ns/uts").unwrap();
     let memory = memory();
@@ -160,6 +172,16 @@ fn pidfds_and_traced_processes_are_named() {
     has(&of(std::process::id()), &[&format!("ptrace of process {}", sleeper.id())]);
     sleeper.kill().unwrap();
     sleeper.wait().unwrap();
+}
+
+#[test]
+fn a_search_without_time_says_what_it_has_not_seen() {
+    let pids = BTreeSet::from([1, std::process::id()]);
+    let mut search = Search::new(&pids, &|_, _| false, Instant::now());
+    search.descriptors_of_all();
+    search.rest();
+    let lines = search.report(10).lines();
+    assert!(lines.iter().any(|line| line == "could not be looked at: 2 processes: there was no time left"));
 }
 
 #[test]

@@ -49,10 +49,6 @@ pub enum What {
     Device {
         /// Its path.
         path: String,
-        /// Major and minor number.
-        number: (u32, u32),
-        /// A block device.
-        is_block: bool,
         /// `ACCESS_*` bits.
         access: u32,
     },
@@ -111,10 +107,7 @@ impl fmt::Display for What {
             Self::Pidfd { pid: None } => f.write_str("pidfd of a process that is gone or out of sight"),
             Self::Namespace { kind, link } => write!(f, "{kind} namespace {link}"),
             Self::Other { kind } => f.write_str(kind),
-            Self::Device { path, number: (major, minor), is_block, access: bits } => {
-                let kind = if *is_block { "block" } else { "character" };
-                write!(f, "{kind} device {path} ({major}:{minor}) {}", access(bits))
-            }
+            Self::Device { path, access: bits } => write!(f, "device {path} {}", access(bits)),
             Self::File { path, access: bits } => write!(f, "file {path} {}", access(bits)),
             Self::Directory { path } => write!(f, "directory {path}"),
             Self::Deleted { path, access: bits } => write!(f, "deleted file {path} {}", access(bits)),
