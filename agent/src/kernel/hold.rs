@@ -47,11 +47,15 @@ impl Enforcer {
     pub fn install(&mut self, image: &MapImage) -> Result<Slot, KernelError> {
         let maps = PolicyMaps::create(image)?;
         let outer = self.outer()?;
-        let slot = policy_maps::free(&outer)?;
+        // Not asked of the kernel: on 6.1 each look into an array of maps waits for all programs. What a killed daemon has put
+        // into a slot that nothing is held to is replaced.
+        let slot =
+            (1..MAX_SLOTS).find(|slot| !self.slots.contains(slot)).map(Slot).ok_or(KernelError::NoSlot)?;
         maps.install(&outer, slot).inspect_err(|_| {
             // What is in place already must not be taken for a policy later.
             let _ = policy_maps::remove(&outer, slot);
         })?;
+        self.slots.insert(slot.0);
         Ok(slot)
     }
 
@@ -66,7 +70,17 @@ impl Enforcer {
         }
         let outer = self.outer()?;
         policy_maps::wait_for_programs(&outer)?;
-        policy_maps::remove(&outer, slot)
+        policy_maps::remove(&outer, slot)?;
+        self.slots.remove(&slot.0);
+        Ok(())
+    }
+
+    /// Slots that scopes are held to: after another daemon.
+    pub(super) fn find_slots(&mut self) -> Result<(), KernelError> {
+        let scopes = self.scopes()?;
+        self.slots =
+            (0..MAX_SCOPES).map(|scope| scopes.get(scope).slot()).filter(|slot| *slot != 0).collect();
+        Ok(())
     }
 
     /// The arrays that hold policies' maps.

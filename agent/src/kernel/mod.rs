@@ -18,6 +18,7 @@ mod scopes;
 mod sys;
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::fd::{AsFd as _, OwnedFd},
     sync::{Mutex, PoisonError},
@@ -137,6 +138,8 @@ pub struct Enforcer {
     /// Which of all programs that use the same maps these are.
     instance: u64,
     links: Vec<Link>,
+    /// Policy slots that are taken.
+    slots: BTreeSet<u32>,
 }
 
 impl Enforcer {
@@ -176,8 +179,17 @@ impl Enforcer {
                 loader.map_pin_path(map, pins.maps().join(map));
             }
         }
-        let mut enforcer =
-            Self { ebpf: loader.load(&object)?, btf, later_hooks, instance, links: Vec::new() };
+        let mut enforcer = Self {
+            ebpf: loader.load(&object)?,
+            btf,
+            later_hooks,
+            instance,
+            links: Vec::new(),
+            slots: BTreeSet::new(),
+        };
+        if options.pins.is_some() {
+            enforcer.find_slots()?;
+        }
         enforcer.load_programs(options.network_only)?;
         Ok(enforcer)
     }

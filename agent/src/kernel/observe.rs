@@ -10,7 +10,7 @@ use stockade_common::{
     tag::Tag,
 };
 
-use super::{Enforcer, KernelError, Scope, descriptor, policy_maps, sys};
+use super::{Enforcer, KernelError, Scope, descriptor, sys};
 
 /// Reads which cgroups are tagged, from any thread.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Enforcer {
             Ok(sys::map_count(map.as_fd(), key, MAX_TAGS as usize).map_err(failed(name))? as u64)
         };
         let (tags, starters, held) = (count("TAGS", 8)?, count("STARTERS", 4)?, count("HELD", 4)?);
-        let slots = policy_maps::taken(&descriptor(&self.ebpf, policy_maps::OUTER[0])?)?;
+        let slots = self.slots.len() as u64;
         let scopes = self.labels()?.len() as u64;
         Ok(vec![
             ("tags", tags, u64::from(MAX_TAGS)),

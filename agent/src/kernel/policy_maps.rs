@@ -8,7 +8,7 @@ use std::{
 
 use stockade_common::{
     file::{Accept, FsEntry},
-    limits::{MAX_FILESYSTEMS, MAX_PREFIXES, MAX_SLOTS, TABLE_ENTRIES},
+    limits::{MAX_FILESYSTEMS, MAX_PREFIXES, TABLE_ENTRIES},
     net::{PortRange, PortRun},
 };
 
@@ -57,31 +57,6 @@ impl PolicyMaps {
         }
         Ok(())
     }
-}
-
-/// A slot in which nothing is.
-pub(super) fn free(outer: &[OwnedFd; OUTER.len()]) -> Result<Slot, KernelError> {
-    for slot in 1..MAX_SLOTS {
-        let mut taken = false;
-        for (outer, name) in outer.iter().zip(OUTER) {
-            let found = sys::map_lookup(outer.as_fd(), &slot.to_ne_bytes(), &mut [0; 4]);
-            taken |= found.map_err(failed("looking into", name))?;
-        }
-        if !taken {
-            return Ok(Slot(slot));
-        }
-    }
-    Err(KernelError::NoSlot)
-}
-
-/// Slots in which there is something.
-pub(super) fn taken(outer: &OwnedFd) -> Result<u64, KernelError> {
-    let mut taken = 0;
-    for slot in 1..MAX_SLOTS {
-        let found = sys::map_lookup(outer.as_fd(), &slot.to_ne_bytes(), &mut [0; 4]);
-        taken += u64::from(found.map_err(failed("looking into", OUTER[0]))?);
-    }
-    Ok(taken)
 }
 
 /// Waits until no program is running that may have read what a scope was held to before: the kernel does so when an array
