@@ -289,7 +289,9 @@ impl Core {
         let cgroup = self.cgroup_status(node.id)?;
         self.untag_below(&node, &name)?;
         // A rule may hold for it.
-        self.walk()?;
+        if let Err(refusal) = self.walk() {
+            eprintln!("stockade: {refusal}");
+        }
         Ok(Tagged { cgroup, scope: name, held: Vec::new() })
     }
 

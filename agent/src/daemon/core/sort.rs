@@ -90,6 +90,10 @@ impl Core {
 
     /// The same; without an end all of it is done.
     pub(super) fn sort(&mut self, end: Option<Instant>) -> Result<(), Refusal> {
+        if end.is_none() {
+            // After a reload what failed before is tried again.
+            self.sorting.failed.clear();
+        }
         let Walked { nodes, problems } =
             self.tree.walk_until(Path::new("/"), end).map_err(|error| in_tree(&error))?;
         // After the walk: whatever it has seen has its tag by now.
