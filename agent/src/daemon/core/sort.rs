@@ -102,12 +102,14 @@ impl Core {
         let mut owners = self.owners();
         let mut lost = None;
         let mut above: Vec<Above> = Vec::new();
+        let mut untagged_below = false;
         for node in &nodes {
             if end.is_some_and(|end| Instant::now() >= end) {
                 eprintln!(
                     "stockade: {} and what comes behind it is sorted by a later walk",
                     node.path.display()
                 );
+                untagged_below = true;
                 break;
             }
             while above.last().is_some_and(|above| Some(above.node.path.as_path()) != node.path.parent()) {
@@ -148,6 +150,7 @@ impl Core {
             }
             // An instance may have been made.
             let now = self.scope_of(node.id)?;
+            untagged_below |= now.is_none() && *above_now != Owner::Nobody;
             if now.is_some_and(|now| now.0 != UNDECIDED_SCOPE && !owners.contains_key(&now)) {
                 owners = self.owners();
             }
@@ -167,6 +170,11 @@ impl Core {
             for id in self.sorting.missing.gone(tags.into_keys(), &seen) {
                 self.enforcer.untag(id).map_err(|error| refused_by_kernel(&error))?;
                 self.registry.cgroups.remove(&id);
+            }
+            // Nothing is held only because of what is above it: the programs need not ask that any more.
+            let kernel = |error| refused_by_kernel(&error);
+            if !untagged_below && self.enforcer.inheritance_lost().map_err(kernel)? {
+                self.enforcer.inheritance_mended().map_err(kernel)?;
             }
         }
         Ok(())
