@@ -139,6 +139,14 @@ impl View {
     }
 }
 
+/// Inode number of a process's mount namespace.
+///
+/// # Errors
+/// If it is gone.
+pub fn namespace_of(pid: u32) -> io::Result<u32> {
+    namespace(&PathBuf::from(format!("/proc/{pid}")))
+}
+
 fn namespace(process: &Path) -> io::Result<u32> {
     let link = fs::read_link(process.join("ns/mnt"))?;
     let text = link.to_string_lossy();

@@ -174,7 +174,7 @@ impl Core {
         }
     }
 
-    fn put(&mut self, id: u64, scope: Scope, entry: Entry, by_hand: bool) -> Result<(), Refusal> {
+    pub(super) fn put(&mut self, id: u64, scope: Scope, entry: Entry, by_hand: bool) -> Result<(), Refusal> {
         let tagged = if by_hand {
             self.enforcer.tag_by_hand(id, scope, entry)
         } else {

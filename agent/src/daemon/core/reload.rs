@@ -20,7 +20,7 @@ use crate::{
         command::{Refusal, RefusalKind, Reloaded, ScopeKind, ScopeStatus},
         policies::{Compiled, View},
     },
-    kernel::{Scope, ScopeLabel, Slot},
+    kernel::{Entry, Scope, ScopeLabel, Slot},
     policy::{
         checked::Mode,
         host::{self, CgroupRule},
@@ -244,6 +244,7 @@ impl Core {
         reloaded: &mut Reloaded,
     ) -> Result<(), Refusal> {
         let kernel = |error| refused_by_kernel(&error);
+        let mut entries = Vec::new();
         let mut set_by_hand = Vec::new();
         let replaced: BTreeSet<String> = replacements.iter().map(|one| one.name.clone()).collect();
         for HostPolicy { name, file, policy } in &policies.policies {
@@ -253,6 +254,9 @@ impl Core {
             if state.mode.take().is_some() {
                 // What is not replaced is as it was set by hand.
                 set_by_hand.push(name.clone());
+            }
+            if state.entry != entry {
+                entries.push((name.clone(), entry));
             }
             (state.policy, state.source, state.entry) = (Some(policy.clone()), Some(file.clone()), entry);
             state.leaving = false;
@@ -299,6 +303,9 @@ impl Core {
             }
         }
         self.sort(None)?;
+        for (name, entry) in entries {
+            self.set_entry(&name, entry)?;
+        }
         for name in gone {
             if self.remove_scope(&name)? {
                 reloaded.removed.push(name);
@@ -313,6 +320,17 @@ impl Core {
                 self.enforcer.remove(slot).map_err(kernel)?;
                 self.retired.push(slot);
             }
+        }
+        Ok(())
+    }
+
+    /// Says of all that is in a scope when those who enter are policed.
+    fn set_entry(&mut self, name: &str, entry: Entry) -> Result<(), Refusal> {
+        let scopes: Vec<Scope> = self.state(name)?.instances.iter().map(|instance| instance.scope).collect();
+        let tags = self.enforcer.tags().map_err(|error| refused_by_kernel(&error))?;
+        for (id, scope) in tags.into_iter().filter(|(_, scope)| scopes.contains(scope)) {
+            let by_hand = self.is_by_hand(id)?;
+            self.put(id, scope, entry, by_hand)?;
         }
         Ok(())
     }

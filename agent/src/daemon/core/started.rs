@@ -23,7 +23,7 @@ use crate::{
     daemon::{
         announce,
         command::{Refusal, RefusalKind},
-        policies::{Compiled, View},
+        policies::{Compiled, View, namespace_of},
     },
     kernel::Scope,
     policy::{checked::Mode, compile::path_bits},
@@ -128,7 +128,7 @@ impl Core {
         let view = View::of(pid).map_err(|error| {
             refusal(RefusalKind::Failed, format!("reading the mounts of process {pid}: {error}"))
         })?;
-        let scope = self.instance(&name, &view)?;
+        let scope = self.instance(&name, &view, pid)?;
         if scope != tagged {
             let entry = self.state(&name)?.entry;
             let wanted =
@@ -172,15 +172,24 @@ impl Core {
     }
 
     /// The number of a scope's instance for a view; it is made if there is none.
-    pub(super) fn instance(&mut self, name: &str, view: &View) -> Result<Scope, Refusal> {
+    fn instance(&mut self, name: &str, view: &View, pid: u32) -> Result<Scope, Refusal> {
+        // What was mounted in a namespace since its workload began is the workload's doing: it is not read again. What a
+        // starter executes before that (a hook, `mount`) does not count.
         let state = self.state(name)?;
-        // What was mounted in a namespace since its workload began is the workload's doing: it is not read again.
-        let known = state.instances.iter().find(|instance| {
-            instance.compiled.as_ref().is_some_and(|(known, _)| known.namespace == view.namespace)
-        });
-        if let Some(instance) = known {
-            return Ok(instance.scope);
+        let known: Vec<(Scope, bool)> = state
+            .instances
+            .iter()
+            .filter_map(|instance| {
+                let (known, _) = instance.compiled.as_ref()?;
+                (known.namespace == view.namespace).then(|| (instance.scope, known.shows_the_same(view)))
+            })
+            .collect();
+        for (scope, same) in known {
+            if same || self.is_lived_in(scope, view.namespace, pid)? {
+                return Ok(scope);
+            }
         }
+        let state = self.state(name)?;
         let Some(policy) = &state.policy else {
             let message = format!("the policy of {name:?} is gone: nothing new is started in its scope");
             return Err(refusal(RefusalKind::NotFound, message));
@@ -191,6 +200,30 @@ impl Core {
             eprintln!("stockade: warning: {warning}");
         }
         self.install(name, (view.clone(), Arc::new(image)), context)
+    }
+}
+
+impl Core {
+    /// Whether a policed process, other than the one that is stopped, sees a mount namespace.
+    fn is_lived_in(&mut self, scope: Scope, namespace: u32, stopped: u32) -> Result<bool, Refusal> {
+        let kernel = |error| refused_by_kernel(&error);
+        let starters: Vec<u32> =
+            self.enforcer.starters().map_err(kernel)?.into_iter().map(|(pid, _)| pid).collect();
+        let cgroups: Vec<(u64, PathBuf)> =
+            self.registry.cgroups.iter().map(|(id, cgroup)| (*id, cgroup.path.clone())).collect();
+        for (id, path) in cgroups {
+            if self.enforcer.scope_of(id).map_err(kernel)? != Some(scope) {
+                continue;
+            }
+            // What cannot be listed may be there.
+            let Ok((pids, problems)) = self.tree.all_processes(&path) else { continue };
+            let policed = |pid: &u32| *pid != stopped && !starters.contains(pid);
+            let sees = |pid: &u32| namespace_of(*pid).is_ok_and(|seen| seen == namespace);
+            if !problems.is_empty() || pids.iter().any(|pid| policed(pid) && sees(pid)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 }
 
