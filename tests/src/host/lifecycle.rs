@@ -153,7 +153,7 @@ fn by_hand() -> Checked {
 
 fn by_run() -> Checked {
     daemon::ready(&[CI])?;
-    let workload = super::probe::words(Some(400));
+    let workload = super::probe::words(Some(3000));
     let mut words =
         vec!["stockade", "run", "--allow-net=127.0.0.1:7001/tcp", "--allow-read=/srv/probe/open", "--"];
     words.extend(workload.iter().map(String::as_str));
