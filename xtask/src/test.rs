@@ -136,7 +136,7 @@ fn guest(line: &str, payload: &Path, words: &[String], append: &str) -> Result<C
         programs: &[build::agent()],
         modules: &modules,
         append,
-        timeout: Duration::from_secs(900),
+        timeout: Duration::from_secs(1800),
         icount: false,
         command: words,
     };
