@@ -14,7 +14,7 @@ use stockade_common::{
 
 use super::{
     KernelError, Slot,
-    sys::{self, Shape},
+    sys::{self, Mapping, Shape},
 };
 use crate::policy::image::MapImage;
 
@@ -120,26 +120,10 @@ fn table(name: &'static str, entries: &[u64]) -> Result<OwnedFd, KernelError> {
 
 /// Copies a table through a mapping: one element of 4 MiB is too much for a value passed by a system call to be quick.
 fn write_table(map: BorrowedFd<'_>, entries: &[u64]) -> io::Result<()> {
-    // SAFETY: a new mapping of a map made with BPF_F_MMAPABLE, of exactly its size; checked for failure below.
-    let address = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            TABLE_BYTES,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_SHARED,
-            map.as_raw_fd(),
-            0,
-        )
-    };
-    if address == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
+    let mapping = Mapping::new(map, TABLE_BYTES)?;
     // SAFETY: the mapping holds TABLE_ENTRIES words, `create` has checked that `entries` are no more, and nothing else
-    // refers to it; it is unmapped once, here.
-    unsafe {
-        std::ptr::copy_nonoverlapping(entries.as_ptr(), address.cast::<u64>(), entries.len());
-        libc::munmap(address, TABLE_BYTES);
-    }
+    // refers to it.
+    unsafe { std::ptr::copy_nonoverlapping(entries.as_ptr(), mapping.words().as_ptr(), entries.len()) };
     Ok(())
 }
 

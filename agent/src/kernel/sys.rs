@@ -6,6 +6,7 @@ use std::{
     os::fd::{AsFd as _, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
     os::unix::ffi::OsStrExt as _,
     path::Path,
+    ptr::NonNull,
 };
 
 const MAP_CREATE: libc::c_long = 0;
@@ -311,4 +312,45 @@ pub fn program_info(id: u32) -> io::Result<ProgramInfo> {
     }
     let program = descriptor(PROG_GET_FD_BY_ID, &mut Attr { id, next_id: 0, open_flags: 0 })?;
     info(program.as_fd(), ProgramInfo::default())
+}
+
+/// A map made with `BPF_F_MMAPABLE`, mapped to be read and written (kernel 5.5).
+#[derive(Debug)]
+pub struct Mapping {
+    start: NonNull<u64>,
+    bytes: usize,
+}
+
+impl Mapping {
+    /// Maps the first `bytes` of a map's values.
+    pub fn new(map: BorrowedFd<'_>, bytes: usize) -> io::Result<Self> {
+        // SAFETY: a new mapping; checked for failure below.
+        let address = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                bytes,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_raw_fd(),
+                0,
+            )
+        };
+        if address == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let start = NonNull::new(address.cast()).ok_or_else(|| io::Error::other("mapped at 0"))?;
+        Ok(Self { start, bytes })
+    }
+
+    /// Its first word; valid, as are those behind it, for as long as this is.
+    pub fn words(&self) -> NonNull<u64> {
+        self.start
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping made above, unmapped once.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
 }
