@@ -77,6 +77,16 @@ pub mod reason {
     pub const MOVES_DENIED: u16 = 11;
     /// Confinement of the tag itself.
     pub const CONFINED: u16 = 12;
+    /// The loopback port is one that the tag itself listens on.
+    pub const OWN_LISTENER: u16 = 13;
+    /// A question to a name server; it is carried to the DNS gate, which decides on the name.
+    pub const DNS_GATE: u16 = 14;
+    /// A question to a name server, and the scope has no gate in this network namespace.
+    pub const NO_GATE: u16 = 15;
+    /// A name allowed the address, for a time that is over.
+    pub const NAME_EXPIRED: u16 = 16;
+    /// It would not leave by the interface that the policy names.
+    pub const INTERFACE: u16 = 17;
 }
 
 /// Where a record was made.

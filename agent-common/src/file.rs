@@ -22,8 +22,10 @@ pub const ACCESS_EXEC: u32 = 4;
 /// Rename a directory, or remove it. Only ever denied: set for directories that lie on the way to a deny rule, since
 /// moving one would carry what is denied to a name that is not.
 pub const ACCESS_MOVE: u32 = 8;
+/// Connect or send to the unix socket that is bound there.
+pub const ACCESS_CONNECT: u32 = 16;
 /// Number of access kinds; bit `n` of a mask has index `n` in [`Accept`]'s arrays.
-pub const ACCESS_KINDS: usize = 4;
+pub const ACCESS_KINDS: usize = 5;
 
 /// State bit: every byte leads back here, so stepping can stop.
 pub const STOP: u32 = 1 << 31;
@@ -76,7 +78,7 @@ pub struct Accept {
     /// For each access kind the rule that denies it, or [`NO_RULE`].
     pub deny_rule: [u32; ACCESS_KINDS],
 }
-assert_size!(Accept, 40);
+assert_size!(Accept, 48);
 
 impl Accept {
     /// Nothing matches.

@@ -45,3 +45,10 @@ pub const REMEMBERED_DIRECTORIES: usize = 1 << 14;
 pub const MAX_ARGV: usize = 4096;
 /// Bytes of the event ring. A power of two and a multiple of the page size.
 pub const RING_BYTES: usize = 4 << 20;
+/// Addresses that names may have given one policy at once.
+pub const MAX_GRANTED: u32 = 16_384;
+/// DNS gates: pairs of scope and network namespace.
+pub const MAX_GATES: u32 = 16_384;
+/// Stands for abstract unix sockets among the filesystems of a policy; the path is the name's bytes, without the leading
+/// NUL. No filesystem has this number.
+pub const ABSTRACT_DEV: u32 = u32::MAX;

@@ -42,6 +42,9 @@ pub const TCP: u32 = 6;
 /// `IPPROTO_UDP`.
 pub const UDP: u32 = 17;
 
+/// Beside a protocol in a [`port_key`]: the range is about listening, and the address is the one listened on.
+pub const LISTEN: u32 = 0x100;
+
 /// Key to look up in a run of [`PortRange`].
 #[must_use]
 #[inline(always)]
@@ -54,4 +57,51 @@ pub const PORT_SEARCH_STEPS: u32 = 16;
 /// Most [`PortRange`]s in one run.
 pub const MAX_PORT_RUN: usize = 1 << PORT_SEARCH_STEPS;
 
-pod!(PortRun, PortRange);
+/// A name rule, as it holds for an address that the name was answered with: an element of [`Granted`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Lowest [`port_key`].
+    pub low: u32,
+    /// Highest [`port_key`], inclusive; the same protocol as `low`.
+    pub high: u32,
+    /// The rule that covers the name.
+    pub rule: u32,
+    /// Seconds since boot, suspend included, from which it no longer holds.
+    pub expires: u32,
+}
+assert_size!(Grant, 16);
+
+impl Grant {
+    /// Allows nothing.
+    pub const NOTHING: Self = Self { low: 1, high: 0, rule: u32::MAX, expires: 0 };
+}
+
+/// Most ranges of ports that names can give one address.
+pub const GRANTS: usize = 8;
+
+/// Value of a policy's `NAMES` map, keyed by [`PrefixData`]: what names allow for an address, until when. Looked at only
+/// where no prefix decides.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// Those that are not in use are [`Grant::NOTHING`].
+    pub grants: [Grant; GRANTS],
+}
+assert_size!(Granted, 128);
+
+/// Key of the `GATES` map: where the DNS gate of a scope listens. Its value is the port (`u32`, host order) that it has on
+/// `127.0.0.1` and `::1` of that network namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GateKey {
+    /// Network namespace, as `SO_NETNS_COOKIE` gives it.
+    pub netns: u64,
+    /// Scope.
+    pub scope: u32,
+    /// Zero.
+    pub pad: u32,
+}
+assert_size!(GateKey, 16);
+
+pod!(PortRun, PortRange, Grant, Granted, GateKey);

@@ -151,6 +151,14 @@ pub const SCOPE_CGROUP_EMITS: u32 = 4;
 /// Cgroups that are tagged by their path get [`TAG_AT_ONCE`].
 pub const SCOPE_AT_ONCE: u32 = 8;
 
+/// Port 53, whatever the address, is carried to the DNS gate of the scope.
+pub const SCOPE_DNS: u32 = 16;
+/// Loopback ports that sockets of the scope listen on may be connected to (`loopback:own`).
+pub const SCOPE_LOOPBACK_OWN: u32 = 32;
+/// Whatever leaves this host leaves by the interface whose index is the scope's element of `EGRESS` (`u32`; 0: there is
+/// none now, and nothing leaves).
+pub const SCOPE_EGRESS: u32 = 64;
+
 /// Bucket of a cgroup id in `TAG_FILTER`. A zero bucket means "surely untagged": the fast path of every process that
 /// Stockade has nothing to do with. Buckets are only ever set, so a collision costs a hash look-up and nothing else.
 #[must_use]

@@ -11,7 +11,21 @@ use crate::policy::checked::{CheckedPolicy, Mode, NetRule, PathRule};
 #[must_use]
 pub fn digest(policy: &CheckedPolicy) -> String {
     // Names, rule ids and who is held to it play no part.
-    let CheckedPolicy { name: _, mode, paths, destinations, rules: _, places: _, scope: _ } = policy;
+    let CheckedPolicy {
+        name: _,
+        mode,
+        paths,
+        destinations,
+        rules: _,
+        places: _,
+        scope: _,
+        names: _,
+        abstracts: _,
+        listen: _,
+        loopback_own: _,
+        egress: _,
+        dns: _,
+    } = policy;
     let mut lines: Vec<String> = paths.iter().map(path).chain(destinations.iter().map(destination)).collect();
     lines.sort();
     lines.dedup();

@@ -50,6 +50,67 @@ pub struct NetRule {
     pub rule: u32,
 }
 
+/// A rule on names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameRule {
+    /// Lower case, in its ASCII form, without the dot at the end.
+    pub name: String,
+    /// `*.name`: every name below it, at any depth, and not the name itself.
+    pub below: bool,
+    /// Inclusive port ranges; any port is `[(0, 65535)]`.
+    pub ports: Vec<(u16, u16)>,
+    /// Applies to TCP.
+    pub tcp: bool,
+    /// Applies to UDP.
+    pub udp: bool,
+    /// Denies instead of allowing: the name is never answered, whatever else covers it. Of all ports then.
+    pub deny: bool,
+    /// Index into [`CheckedPolicy::rules`].
+    pub rule: u32,
+}
+
+/// A rule on an abstract unix socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AbstractRule {
+    /// The name's bytes, without the leading NUL.
+    pub name: Vec<u8>,
+    /// Denies instead of allowing.
+    pub deny: bool,
+    /// Index into [`CheckedPolicy::rules`].
+    pub rule: u32,
+}
+
+/// What is answered to a question for a name that no rule covers.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum DnsRefusal {
+    /// The name does not exist (NXDOMAIN): every resolver gives up at once.
+    #[default]
+    Nxdomain,
+    /// REFUSED: more exact; some resolvers ask again.
+    Refused,
+}
+
+/// `[network.dns]`: how the DNS gate treats the scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DnsSettings {
+    /// What is answered to a question for a name that no rule covers.
+    pub refusal: DnsRefusal,
+    /// Questions that may go upstream, a minute; the answers that are remembered cost nothing.
+    pub queries_per_minute: u32,
+    /// Bytes of names, below what the rules themselves name, that may go upstream an hour: what could be carried out in
+    /// names of an allowed zone.
+    pub label_bytes_per_hour: u32,
+}
+
+impl Default for DnsSettings {
+    fn default() -> Self {
+        Self { refusal: DnsRefusal::default(), queries_per_minute: 600, label_bytes_per_hour: 16_384 }
+    }
+}
+
 /// Whose a rule is. A denial may take back what somebody else allows, but not what is allowed beside it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Author {
@@ -85,6 +146,18 @@ pub struct CheckedPolicy {
     pub paths: Vec<PathRule>,
     /// Rules on destinations.
     pub destinations: Vec<NetRule>,
+    /// Rules on names.
+    pub names: Vec<NameRule>,
+    /// Rules on abstract unix sockets; those on sockets with a path are among `paths`, with `ACCESS_CONNECT`.
+    pub abstracts: Vec<AbstractRule>,
+    /// Rules on the addresses and ports that may be listened on.
+    pub listen: Vec<NetRule>,
+    /// `loopback:own`, its rule.
+    pub loopback_own: Option<u32>,
+    /// `egress = { interface = "..." }`.
+    pub egress: Option<String>,
+    /// `[network.dns]`.
+    pub dns: DnsSettings,
     /// What the user wrote, indexed by rule id.
     pub rules: Vec<RuleInfo>,
     /// Where it stands, indexed by rule id.

@@ -22,7 +22,21 @@ const EXEC: u32 = ACCESS_READ | ACCESS_EXEC;
 /// # Errors
 /// If there is no such text: the language cannot say what flags can.
 pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
-    let CheckedPolicy { name, mode, paths, destinations, rules: _, places, scope: _ } = policy;
+    let CheckedPolicy {
+        name,
+        mode,
+        paths,
+        destinations,
+        rules: _,
+        places,
+        scope: _,
+        names: _,
+        abstracts: _,
+        listen: _,
+        loopback_own: _,
+        egress: _,
+        dns: _,
+    } = policy;
     // Rules of the profile are put in wherever it is checked.
     let written = |rule: u32| places.get(rule as usize).is_none_or(|place| place.author != Author::Profile);
     let mut lists: [(&str, &str, Vec<Value>); 6] = [
