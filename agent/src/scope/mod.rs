@@ -3,6 +3,7 @@
 pub mod cgroup;
 pub mod command;
 pub mod container;
+pub mod flows;
 pub mod held;
 pub mod host;
 pub mod launch;
