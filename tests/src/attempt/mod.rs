@@ -10,6 +10,7 @@ macro_rules! sys {
 
 mod alias;
 mod change;
+mod dns;
 mod exec;
 mod inside;
 mod net;
@@ -41,12 +42,13 @@ pub type Attempt<T = ()> = Result<T, Failure>;
 /// One verb: its name, how many arguments it takes, what it does.
 pub type Verb = (&'static str, usize, fn(&[String]) -> Attempt);
 
-const FAMILIES: [&[Verb]; 10] = [
+const FAMILIES: [&[Verb]; 11] = [
     open::VERBS,
     alias::VERBS,
     change::VERBS,
     exec::VERBS,
     net::VERBS,
+    dns::VERBS,
     unix::VERBS,
     process::VERBS,
     uring::VERBS,

@@ -42,7 +42,11 @@ fn open(path: &str, setup: u32) -> Attempt {
 
 fn connect(args: &[String], setup: u32) -> Attempt {
     let to = Address::parse(args, false)?;
-    let socket = to.socket(libc::SOCK_STREAM, 0)?;
+    connect_to(&to.socket(libc::SOCK_STREAM, 0)?, &to, setup)
+}
+
+/// Connects a socket.
+pub fn connect_to(socket: &OwnedFd, to: &Address, setup: u32) -> Attempt {
     let sqe = entry(OP_CONNECT, socket.as_raw_fd(), to.bytes.as_ptr() as usize, 0, to.length as u64);
     submit(sqe, setup).map(drop)
 }

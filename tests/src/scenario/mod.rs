@@ -7,6 +7,8 @@ mod flags;
 mod lifecycle;
 mod links;
 mod listeners;
+mod names;
+mod nameserver;
 mod remember;
 mod renames;
 mod survival;
