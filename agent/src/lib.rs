@@ -7,6 +7,7 @@
 pub mod audit;
 pub mod cli;
 pub mod daemon;
+pub mod dns;
 #[cfg(any(test, feature = "invariant"))]
 pub mod invariant;
 pub mod kernel;

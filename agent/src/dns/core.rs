@@ -1,0 +1,384 @@
+//! What becomes of a question. Nothing here waits: where a name server has to be asked, the caller is told so.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use hickory_proto::{op::ResponseCode, rr::RecordType};
+
+use super::{
+    Answered, GateEvent, Granting, Kernel, OverBudget, Quota, Rebinding, Refused, UpstreamFailed, Why,
+    answer::{self, Data, Selection, TTL},
+    budget::Exhausted,
+    cache::{Cache, Remembered},
+    ledger::{Change, LedgerError},
+    question::{self, Parsed, Question, Transport},
+    reply::{self, Content, Reason, reason},
+    scope::{Counted, Scope, State},
+    table::{Cover, Covered},
+};
+use crate::policy::checked::DnsRefusal;
+
+/// Seconds that a grant outlives the answer, for what connects a little later than it may.
+pub const GRACE: u32 = 60;
+/// Most questions of a scope that wait for name servers at once.
+const MAX_WAITING: u32 = 128;
+
+/// All scopes, what is remembered, and who is told.
+pub struct Core {
+    pub(super) kernel: Arc<dyn Kernel>,
+    pub(super) events: Box<dyn Fn(GateEvent) + Send + Sync>,
+    scopes: Mutex<HashMap<u32, Arc<Scope>>>,
+    cache: Mutex<Cache>,
+}
+
+/// Where a question came from.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    /// The scope.
+    pub scope: Arc<Scope>,
+    /// Cookie of the network namespace.
+    pub netns: u64,
+}
+
+/// What is next.
+#[derive(Debug)]
+pub enum Step {
+    /// To be sent.
+    Reply(Vec<u8>),
+    /// Nothing is sent.
+    Nothing,
+    /// A name server has to be asked.
+    Ask(Box<Question>, Counted),
+}
+
+impl Core {
+    pub fn new(kernel: Arc<dyn Kernel>, events: impl Fn(GateEvent) + Send + Sync + 'static) -> Self {
+        Self { kernel, events: Box::new(events), scopes: Mutex::default(), cache: Mutex::new(Cache::new()) }
+    }
+
+    /// A scope, which begins without a policy.
+    pub fn scope(&self, id: u32) -> Arc<Scope> {
+        Arc::clone(self.scopes().entry(id).or_insert_with(|| Scope::new(id)))
+    }
+
+    /// A scope, if there is one.
+    pub fn known(&self, id: u32) -> Option<Arc<Scope>> {
+        self.scopes().get(&id).cloned()
+    }
+
+    /// Forgets a scope.
+    pub fn forget(&self, id: u32) {
+        if let Some(scope) = self.scopes().remove(&id) {
+            *scope.lock() = State { forgotten: true, ..State::default() };
+        }
+    }
+
+    fn scopes(&self) -> MutexGuard<'_, HashMap<u32, Arc<Scope>>> {
+        self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes a packet.
+    pub fn take(&self, asker: &Asker, packet: &[u8], transport: Transport, now: u32) -> Step {
+        let question = match question::parse(packet, transport) {
+            Parsed::Question(question) => question,
+            Parsed::Wrong(reply) => return Step::Reply(reply),
+            Parsed::Nothing => return Step::Nothing,
+        };
+        let mut state = asker.scope.lock();
+        let covered = match state.table.cover(&question.key) {
+            Cover::By(covered) => covered,
+            cover => return Step::Reply(self.refuse(asker, &mut state, &question, &cover, now)),
+        };
+        if !matches!(question.kind(), RecordType::A | RecordType::AAAA | RecordType::HTTPS | RecordType::SVCB)
+        {
+            return Step::Reply(reply::answer(&question.plain, &question.query, Content::default()).bytes);
+        }
+        let remembered = self.cache().get(&question.key, question.kind(), now);
+        if let Some(remembered) = remembered {
+            return Step::Reply(self.give(asker, &mut state, &question, &covered, &remembered, now));
+        }
+        let Some(counted) = asker.scope.waiting.take(MAX_WAITING) else {
+            let over = state.budget.too_many_waiting(MAX_WAITING, now);
+            return Step::Reply(self.over_budget(asker, &question, &covered, &over));
+        };
+        let settings = *state.table.settings();
+        if let Err(over) = state.budget.take(&settings, covered.unspelled, now) {
+            return Step::Reply(self.over_budget(asker, &question, &covered, &over));
+        }
+        Step::Ask(question, counted)
+    }
+
+    /// The reply to a question once a name server was asked. The policy may be another by now.
+    pub fn finish(
+        &self,
+        asker: &Asker,
+        question: &Question,
+        found: Result<Remembered, String>,
+        now: u32,
+    ) -> Vec<u8> {
+        let remembered = match found {
+            Ok(remembered) => remembered,
+            Err(error) => return self.failed(asker, question, error),
+        };
+        let mut state = asker.scope.lock();
+        match state.table.cover(&question.key) {
+            Cover::By(covered) => self.give(asker, &mut state, question, &covered, &remembered, now),
+            cover => self.refuse(asker, &mut state, question, &cover, now),
+        }
+    }
+
+    fn give(
+        &self,
+        asker: &Asker,
+        state: &mut State,
+        question: &Question,
+        covered: &Covered,
+        Remembered { facts, expires }: &Remembered,
+        now: u32,
+    ) -> Vec<u8> {
+        let kind = question.kind();
+        let selection = answer::select(&state.table, &question.key, covered, facts, kind);
+        let Selection { chain, data, grant, refused, what, denied } = selection;
+        if let Some(rule) = denied {
+            return self.refuse_as(asker, state, question, Why::LeadsToDenied, Some(rule), now);
+        }
+        let all_refused = data.is_empty() && !refused.is_empty();
+        if !refused.is_empty() {
+            self.rebinding(asker, state, question, covered, (refused, what), now);
+        }
+        if all_refused && kind != RecordType::HTTPS && kind != RecordType::SVCB {
+            let text = format!(
+                "{} is answered with addresses that are {what}; see [network.dns] private",
+                question.key
+            );
+            let code = refusal(state);
+            let reason = Reason { code: reason::FILTERED, text };
+            return reply::error(&question.plain, Some(&question.query), code, Some(reason));
+        }
+        let ttl = expires.saturating_sub(now).clamp(TTL.0, TTL.1);
+        let nonexistent = facts.data == Data::Nonexistent;
+        let reply =
+            reply::answer(&question.plain, &question.query, Content { chain, data, ttl, nonexistent });
+        if reply.truncated || grant.is_empty() {
+            return reply.bytes;
+        }
+        match self.grant(asker.scope.id, state, question, covered, &grant, (now, ttl)) {
+            Ok(false) => reply.bytes,
+            Ok(true) => {
+                (self.events)(GateEvent::Answered(Answered {
+                    scope: asker.scope.id,
+                    netns: asker.netns,
+                    name: question.key.to_string(),
+                    kind: kind.to_string(),
+                    addresses: grant,
+                    rule: covered.rule,
+                    ttl,
+                }));
+                reply.bytes
+            }
+            Err(error) => self.not_granted(asker, state, question, error, now),
+        }
+    }
+
+    /// Tells the kernel; whether there was anything new to tell.
+    fn grant(
+        &self,
+        scope: u32,
+        state: &mut State,
+        question: &Question,
+        covered: &Covered,
+        addresses: &[IpAddr],
+        (now, ttl): (u32, u32),
+    ) -> Result<bool, String> {
+        if state.forgotten {
+            return Err("the scope is gone".into());
+        }
+        let until = now.saturating_add(ttl).saturating_add(GRACE);
+        let State { table, ledger, .. } = state;
+        let mut prepared = ledger.prepare(table, &question.key, covered, addresses, (now, until));
+        if matches!(prepared, Err(LedgerError::Full)) {
+            self.revoke(scope, &ledger.sweep(now));
+            prepared = ledger.prepare(table, &question.key, covered, addresses, (now, until));
+        }
+        let changes = prepared.map_err(|error| error.to_string())?;
+        for (done, change) in changes.iter().enumerate() {
+            if let Err(error) = self.kernel.grant(scope, change.address, &change.granted) {
+                self.undo(scope, changes.get(..done).unwrap_or_default());
+                return Err(format!("the kernel does not take an address: {error}"));
+            }
+        }
+        let new = !changes.is_empty();
+        ledger.commit(changes);
+        Ok(new)
+    }
+
+    fn undo(&self, scope: u32, changes: &[Change]) {
+        for change in changes {
+            let undone = match &change.before {
+                Some(before) => self.kernel.grant(scope, change.address, before),
+                None => self.kernel.revoke(scope, change.address),
+            };
+            if let Err(error) = undone {
+                tracing::warn!(scope, %error, "an address stays allowed until it expires");
+            }
+        }
+    }
+
+    /// Takes addresses away that nothing holds for any more.
+    pub fn revoke(&self, scope: u32, addresses: &[stockade_common::net::PrefixData]) {
+        for address in addresses {
+            if let Err(error) = self.kernel.revoke(scope, *address) {
+                tracing::warn!(scope, %error, "an address that has expired cannot be removed");
+            }
+        }
+    }
+
+    /// Forgets what is over, in all scopes.
+    pub fn sweep(&self, now: u32) {
+        let scopes: Vec<_> = self.scopes().values().cloned().collect();
+        for scope in scopes {
+            let mut state = scope.lock();
+            let gone = state.ledger.sweep(now);
+            self.revoke(scope.id, &gone);
+        }
+    }
+
+    fn refuse(
+        &self,
+        asker: &Asker,
+        state: &mut State,
+        question: &Question,
+        cover: &Cover,
+        now: u32,
+    ) -> Vec<u8> {
+        match cover {
+            Cover::Denied(rule) => self.refuse_as(asker, state, question, Why::Denied, Some(*rule), now),
+            Cover::Nothing | Cover::By(_) => self.refuse_as(asker, state, question, Why::NoRule, None, now),
+        }
+    }
+
+    fn refuse_as(
+        &self,
+        asker: &Asker,
+        state: &mut State,
+        question: &Question,
+        why: Why,
+        rule: Option<u32>,
+        now: u32,
+    ) -> Vec<u8> {
+        let name = question.key.to_string();
+        let text = match why {
+            Why::NoRule => format!("no rule allows the name; network.allow = [\"{name}:PORT\"] would"),
+            Why::Denied => "a rule denies the name".to_owned(),
+            Why::LeadsToDenied => "the name leads to one that a rule denies".to_owned(),
+        };
+        if let Some(unreported) = state.quiet.tell(&question.key, question.kind().into(), now) {
+            let kind = question.kind().to_string();
+            let refused =
+                Refused { scope: asker.scope.id, netns: asker.netns, name, kind, why, rule, unreported };
+            (self.events)(GateEvent::Refused(refused));
+        }
+        let reason = Reason { code: reason::PROHIBITED, text };
+        reply::error(&question.plain, Some(&question.query), refusal(state), Some(reason))
+    }
+
+    fn rebinding(
+        &self,
+        asker: &Asker,
+        state: &mut State,
+        question: &Question,
+        covered: &Covered,
+        (addresses, what): (Vec<IpAddr>, &'static str),
+        now: u32,
+    ) {
+        if state.quiet.tell(&question.key, question.kind().into(), now).is_some() {
+            (self.events)(GateEvent::Rebinding(Rebinding {
+                scope: asker.scope.id,
+                netns: asker.netns,
+                name: question.key.to_string(),
+                kind: question.kind().to_string(),
+                addresses,
+                what,
+                rule: covered.rule,
+            }));
+        }
+    }
+
+    fn over_budget(
+        &self,
+        asker: &Asker,
+        question: &Question,
+        covered: &Covered,
+        over: &Exhausted,
+    ) -> Vec<u8> {
+        let Exhausted { quota, limit, first } = *over;
+        if first {
+            (self.events)(GateEvent::OverBudget(OverBudget {
+                scope: asker.scope.id,
+                netns: asker.netns,
+                name: question.key.to_string(),
+                rule: covered.rule,
+                quota,
+                limit,
+            }));
+        }
+        let text = match quota {
+            Quota::QueriesPerMinute => format!("more than {limit} questions a minute; see [network.dns]"),
+            Quota::LabelBytesPerHour => {
+                format!("more than {limit} bytes of names an hour; see [network.dns]")
+            }
+            Quota::Waiting => format!("more than {limit} questions wait for an answer"),
+        };
+        let reason = Reason { code: reason::PROHIBITED, text };
+        reply::error(&question.plain, Some(&question.query), ResponseCode::Refused, Some(reason))
+    }
+
+    fn failed(&self, asker: &Asker, question: &Question, error: String) -> Vec<u8> {
+        let mut state = asker.scope.lock();
+        let now = super::clock::boot_seconds();
+        let told = state.quiet.tell(&question.key, question.kind().into(), now).is_some();
+        drop(state);
+        let reason = Reason { code: reason::NO_REACHABLE_AUTHORITY, text: error.clone() };
+        if told {
+            (self.events)(GateEvent::UpstreamFailed(UpstreamFailed {
+                scope: asker.scope.id,
+                netns: asker.netns,
+                name: question.key.to_string(),
+                kind: question.kind().to_string(),
+                error,
+            }));
+        }
+        reply::error(&question.plain, Some(&question.query), ResponseCode::ServFail, Some(reason))
+    }
+
+    fn not_granted(
+        &self,
+        asker: &Asker,
+        state: &mut State,
+        question: &Question,
+        error: String,
+        now: u32,
+    ) -> Vec<u8> {
+        let reason = Reason { code: reason::OTHER, text: error.clone() };
+        if state.quiet.tell(&question.key, question.kind().into(), now).is_some() {
+            let name = question.key.to_string();
+            let granting = Granting { scope: asker.scope.id, netns: asker.netns, name, error };
+            (self.events)(GateEvent::NotGranted(granting));
+        }
+        reply::error(&question.plain, Some(&question.query), ResponseCode::ServFail, Some(reason))
+    }
+}
+
+fn refusal(state: &State) -> ResponseCode {
+    match state.table.settings().refusal {
+        DnsRefusal::Nxdomain => ResponseCode::NXDomain,
+        DnsRefusal::Refused => ResponseCode::Refused,
+    }
+}

@@ -1,0 +1,162 @@
+//! Takes questions from sockets and sends replies.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream, UdpSocket, tcp::OwnedReadHalf},
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
+
+use super::{
+    clock::boot_seconds,
+    core::{Asker, Core, Step},
+    question::{MAX_QUESTION, Question, Transport},
+    resolve::Resolver,
+    scope::Counted,
+};
+
+/// Questions that are taken from a socket before others have their turn.
+const TURN: usize = 64;
+/// Connections of a scope.
+const MAX_CONNECTIONS: u32 = 64;
+/// Questions of a connection that are answered at once.
+const PIPELINE: usize = 16;
+/// How long a connection may be without a question, or a client without reading.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// What serving needs.
+#[derive(Clone)]
+pub struct Server {
+    pub core: Arc<Core>,
+    pub resolver: Arc<Resolver>,
+    pub asker: Asker,
+}
+
+impl Server {
+    /// The reply to a question that has to go upstream.
+    async fn answered(self, question: Box<Question>, counted: Counted) -> Vec<u8> {
+        let found = Arc::clone(&self.resolver).find(&question).await;
+        drop(counted);
+        self.core.finish(&self.asker, &question, found, boot_seconds())
+    }
+
+    /// Answers datagrams, for ever.
+    pub async fn udp(self, socket: Arc<UdpSocket>) {
+        let mut buffer = [0; MAX_QUESTION + 1];
+        loop {
+            if let Err(error) = socket.readable().await {
+                tracing::error!(scope = self.asker.scope.id, %error, "a gate's socket is broken");
+                return;
+            }
+            for _ in 0..TURN {
+                let (length, peer) = match socket.try_recv_from(&mut buffer) {
+                    Ok(received) => received,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    // What an earlier reply met, for instance a client that is gone.
+                    Err(_) => continue,
+                };
+                let packet = buffer.get(..length).unwrap_or_default();
+                match self.core.take(&self.asker, packet, Transport::Udp, boot_seconds()) {
+                    Step::Nothing => {}
+                    Step::Reply(reply) if reply.is_empty() => {}
+                    // As with any datagram, one that finds no room is lost; the client asks again.
+                    Step::Reply(reply) => drop(socket.try_send_to(&reply, peer)),
+                    Step::Ask(question, counted) => {
+                        let (server, socket) = (self.clone(), Arc::clone(&socket));
+                        tokio::spawn(async move {
+                            let reply = server.answered(question, counted).await;
+                            if !reply.is_empty() {
+                                drop(socket.send_to(&reply, peer).await);
+                            }
+                        });
+                    }
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Takes connections, for ever.
+    pub async fn tcp(self, listener: Arc<TcpListener>) {
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of descriptors, most likely: waiting is all that helps.
+                    tracing::warn!(scope = self.asker.scope.id, %error, "a connection to a gate cannot be taken");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let Some(counted) = self.asker.scope.connections.take(MAX_CONNECTIONS) else { continue };
+            let server = self.clone();
+            tokio::spawn(async move {
+                server.connection(stream).await;
+                drop(counted);
+            });
+        }
+    }
+
+    async fn connection(self, stream: TcpStream) {
+        let (mut read, mut write) = stream.into_split();
+        let (replies, mut outgoing) = mpsc::channel::<Vec<u8>>(PIPELINE);
+        let writer = async move {
+            while let Some(reply) = outgoing.recv().await {
+                let Ok(length) = u16::try_from(reply.len()) else { return };
+                let framed = [&length.to_be_bytes(), &reply[..]].concat();
+                if !matches!(timeout(IDLE, write.write_all(&framed)).await, Ok(Ok(()))) {
+                    return;
+                }
+            }
+        };
+        let reader = async move {
+            let slots = Arc::new(Semaphore::new(PIPELINE));
+            loop {
+                let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+                let Ok(Some(packet)) = timeout(IDLE, one_question(&mut read)).await else { return };
+                match self.core.take(&self.asker, &packet, Transport::Tcp, boot_seconds()) {
+                    Step::Nothing => return,
+                    Step::Reply(reply) => {
+                        if reply.is_empty() || replies.send(reply).await.is_err() {
+                            return;
+                        }
+                    }
+                    Step::Ask(question, counted) => {
+                        let (server, replies) = (self.clone(), replies.clone());
+                        tokio::spawn(async move {
+                            let reply = server.answered(question, counted).await;
+                            drop(replies.send(reply).await);
+                            drop(slot);
+                        });
+                    }
+                }
+            }
+        };
+        // The writer ends when nobody can send replies any more, or the client does not take them.
+        let writer = tokio::spawn(writer);
+        tokio::select! {
+            () = reader => {}
+            () = writer_is_gone(&writer) => {}
+        }
+        drop(writer.await);
+    }
+}
+
+async fn writer_is_gone(writer: &tokio::task::JoinHandle<()>) {
+    while !writer.is_finished() {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// `None` where there is no further one, or it is too long to be one.
+async fn one_question(read: &mut OwnedReadHalf) -> Option<Vec<u8>> {
+    let length = usize::from(read.read_u16().await.ok()?);
+    if length > MAX_QUESTION {
+        return None;
+    }
+    let mut packet = vec![0; length];
+    read.read_exact(&mut packet).await.ok()?;
+    Some(packet)
+}
