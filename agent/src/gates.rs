@@ -1,0 +1,239 @@
+//! The DNS gates of what this process enforces, and the kernel's side of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    sync::Arc,
+};
+
+use stockade_common::net::{GateKey, PrefixData};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::{
+    dns::{DnsConfig, Gate, GateEvent, NameTable, TableInput},
+    kernel::{Enforcer, Grants, KernelError, Scope, Slot},
+    policy::checked::CheckedPolicy,
+};
+
+/// Network namespaces of one scope with a gate: a workload can make any number of them.
+const MAX_NAMESPACES: usize = 64;
+/// Events that wait to be taken. More are counted.
+const WAITING_EVENTS: usize = 1024;
+/// Looks in which nobody of a scope was in a network namespace, after which its gate there is closed.
+const IDLE_LOOKS: u32 = 2;
+
+/// Why a scope has no gate.
+#[derive(Debug, thiserror::Error)]
+pub enum GateError {
+    /// The kernel refused.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// A step failed.
+    #[error("the DNS gate: {step}: {source}")]
+    System {
+        /// What was being done.
+        step: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// There are too many.
+    #[error("the DNS gate: the scope has one in {MAX_NAMESPACES} network namespaces, and may have no more")]
+    TooMany,
+}
+
+fn failed(step: &'static str) -> impl FnOnce(io::Error) -> GateError {
+    move |source| GateError::System { step, source }
+}
+
+/// A gate in a network namespace.
+#[derive(Debug)]
+struct Place {
+    /// Inode number of the network namespace.
+    namespace: u64,
+    /// Looks in a row in which nobody was there.
+    idle: u32,
+}
+
+/// The gates there are.
+#[derive(Debug)]
+pub struct Gates {
+    config: DnsConfig,
+    grants: Arc<Grants>,
+    gate: Option<Arc<Gate>>,
+    events: Sender<GateEvent>,
+    places: BTreeMap<GateKey, Place>,
+}
+
+/// The rules on names of a policy, if it has a gate.
+#[must_use]
+pub fn table(policy: &CheckedPolicy) -> Option<Arc<NameTable>> {
+    policy.uses_gate().then(|| {
+        Arc::new(NameTable::new(&TableInput {
+            names: &policy.names,
+            destinations: &policy.destinations,
+            settings: &policy.dns,
+            private: &policy.private_names,
+        }))
+    })
+}
+
+/// Names that allowed addresses, for events.
+#[derive(Debug, Clone, Default)]
+pub struct Names(Option<Arc<Gate>>);
+
+impl Names {
+    /// The name that a rule has allowed an address for.
+    #[must_use]
+    pub fn name_of(&self, scope: u32, address: PrefixData, rule: u32) -> Option<String> {
+        self.0.as_ref()?.name_of(scope, address, rule)
+    }
+}
+
+impl Gates {
+    /// None yet. What happens at them is told to the receiver.
+    #[must_use]
+    pub fn new(config: DnsConfig) -> (Self, Receiver<GateEvent>) {
+        let (events, receiver) = channel(WAITING_EVENTS);
+        let gates = Self { config, grants: Arc::default(), gate: None, events, places: BTreeMap::new() };
+        (gates, receiver)
+    }
+
+    /// Names for events, as far as there are gates by now.
+    #[must_use]
+    pub fn names(&self) -> Names {
+        Names(self.gate.clone())
+    }
+
+    fn gate(&mut self) -> Result<Arc<Gate>, GateError> {
+        if let Some(gate) = &self.gate {
+            return Ok(gate.clone());
+        }
+        let events = self.events.clone();
+        // An event that does not fit is one less: what was decided stays decided.
+        let tell = move |event| drop(events.try_send(event));
+        let gate = Gate::start(&self.config, self.grants.clone(), tell).map_err(failed("starting"))?;
+        let gate = Arc::new(gate);
+        self.gate = Some(gate.clone());
+        Ok(gate)
+    }
+
+    /// Holds a scope to the policy in a slot, names included: in one step. What answers that clients still use allow under
+    /// it is in its tables before.
+    ///
+    /// # Errors
+    /// What refused; nothing is changed then.
+    pub fn hold(
+        &mut self,
+        enforcer: &mut Enforcer,
+        (scope, slot, flags): (Scope, Slot, u32),
+        names: Option<Arc<NameTable>>,
+    ) -> Result<(), GateError> {
+        let Some(table) = names else {
+            enforcer.hold(scope, slot, flags)?;
+            return self.forget(enforcer, scope);
+        };
+        let (gate, grants) = (self.gate()?, self.grants.clone());
+        gate.switch(scope.0, table, |granted| {
+            let names = enforcer.grant(slot, &granted)?;
+            enforcer.hold(scope, slot, flags)?;
+            grants.set(scope, names);
+            Ok(())
+        })
+    }
+
+    /// Listens for a scope in the network namespace of a process, or in our own. Where it listens already it stays.
+    ///
+    /// # Errors
+    /// If the namespace cannot be entered, or has enough of them.
+    pub fn open(
+        &mut self,
+        enforcer: &mut Enforcer,
+        scope: Scope,
+        pid: Option<u32>,
+    ) -> Result<(), GateError> {
+        let file = format!("/proc/{}/ns/net", pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string()));
+        let namespace = File::open(file).map_err(failed("opening the network namespace"))?;
+        let inode = namespace.metadata().map_err(failed("opening the network namespace"))?.ino();
+        let of_scope = || self.places.iter().filter(|(key, _)| key.scope == scope.0);
+        if of_scope().any(|(_, place)| place.namespace == inode) {
+            return Ok(());
+        }
+        if of_scope().count() >= MAX_NAMESPACES {
+            return Err(GateError::TooMany);
+        }
+        let gate = self.gate()?;
+        let namespace = pid.map(|_| OwnedFd::from(namespace));
+        let (netns, port) = gate.open(scope.0, namespace).map_err(failed("listening"))?;
+        let key = GateKey { netns, scope: scope.0, pad: 0 };
+        if let Err(error) = enforcer.set_gate(key, Some(port)) {
+            gate.close(scope.0, netns);
+            return Err(error.into());
+        }
+        self.places.insert(key, Place { namespace: inode, idle: 0 });
+        Ok(())
+    }
+
+    /// A scope has no gate any more.
+    ///
+    /// # Errors
+    /// If the map cannot be changed.
+    pub fn forget(&mut self, enforcer: &mut Enforcer, scope: Scope) -> Result<(), GateError> {
+        let keys: Vec<GateKey> = self.places.keys().filter(|key| key.scope == scope.0).copied().collect();
+        for key in keys {
+            enforcer.set_gate(key, None)?;
+            self.places.remove(&key);
+        }
+        self.grants.forget(scope);
+        if let Some(gate) = &self.gate {
+            gate.forget(scope.0);
+        }
+        Ok(())
+    }
+
+    /// Scopes that have a gate in a network namespace other than `own`.
+    #[must_use]
+    pub fn elsewhere(&self, own: u64) -> BTreeSet<Scope> {
+        let others = self.places.iter().filter(|(_, place)| place.namespace != own);
+        others.map(|(key, _)| Scope(key.scope)).collect()
+    }
+
+    /// Closes gates where nobody is any more: a network namespace lives as long as something listens in it. `seen` are
+    /// those in which a scope's processes are.
+    ///
+    /// # Errors
+    /// If the map cannot be changed.
+    pub fn close_idle(
+        &mut self,
+        enforcer: &mut Enforcer,
+        own: u64,
+        seen: &BTreeSet<(Scope, u64)>,
+    ) -> Result<(), GateError> {
+        let mut idle = Vec::new();
+        for (key, place) in self.places.iter_mut().filter(|(_, place)| place.namespace != own) {
+            let is_seen = seen.contains(&(Scope(key.scope), place.namespace));
+            place.idle = if is_seen { 0 } else { place.idle + 1 };
+            if place.idle >= IDLE_LOOKS {
+                idle.push(*key);
+            }
+        }
+        for key in idle {
+            enforcer.set_gate(key, None)?;
+            self.places.remove(&key);
+            if let Some(gate) = &self.gate {
+                gate.close(key.scope, key.netns);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Inode number of the network namespace of a process, or of this one.
+///
+/// # Errors
+/// If it is gone.
+pub fn namespace_of(pid: Option<u32>) -> io::Result<u64> {
+    let file = format!("/proc/{}/ns/net", pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string()));
+    Ok(std::fs::metadata(file)?.ino())
+}
