@@ -50,6 +50,14 @@ kernel_fields! {
     SOCK_FAMILY = "sock", "__sk_common.skc_family";
     SOCK_PROTOCOL = "sock", "sk_protocol";
     SOCK_CGROUP = "sock", "sk_cgrp_data.cgroup";
+    SOCK_NUM = "sock", "__sk_common.skc_num";
+    SOCK_RCV_SADDR = "sock", "__sk_common.skc_rcv_saddr";
+    SOCK_V6_RCV_SADDR = "sock", "__sk_common.skc_v6_rcv_saddr";
+    SOCK_TYPE = "sock", "sk_type";
+    UNIX_SOCK_ADDR = "unix_sock", "addr";
+    UNIX_SOCK_PATH = "unix_sock", "path";
+    UNIX_ADDRESS_LEN = "unix_address", "len";
+    UNIX_ADDRESS_NAME = "unix_address", "name";
     MSGHDR_MSG_NAME = "msghdr", "msg_name";
     MSGHDR_MSG_NAMELEN = "msghdr", "msg_namelen";
     MSGHDR_MSG_FLAGS = "msghdr", "msg_flags";

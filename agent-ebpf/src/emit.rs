@@ -178,5 +178,5 @@ pub fn fixed<B: Copy>(actor: &Actor, kind: u16, hook: u8, body: B, decision: &De
 /// Whether an allowed network operation of this kind is reported by default.
 #[inline(always)]
 pub fn always_reported(event: u16) -> bool {
-    event == kind::CONNECT
+    event == kind::CONNECT || event == kind::LISTEN
 }

@@ -17,10 +17,13 @@ mod emit;
 mod file;
 mod inherit;
 mod kernel;
+mod listen;
 mod maps;
 mod net;
 mod path;
 mod process;
+mod receive;
+mod rules;
 mod sock_addr;
 mod socket;
 mod startup;
@@ -89,6 +92,22 @@ pub fn socket_connect(ctx: LsmContext) -> i32 {
 pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
     verdict(socket::sendmsg(&ctx))
 }
+#[lsm(hook = "socket_listen")]
+pub fn socket_listen(ctx: LsmContext) -> i32 {
+    verdict(listen::listen(&ctx))
+}
+#[lsm(hook = "socket_bind")]
+pub fn socket_bind(ctx: LsmContext) -> i32 {
+    verdict(listen::bind(&ctx))
+}
+#[lsm(hook = "socket_accept")]
+pub fn socket_accept(ctx: LsmContext) -> i32 {
+    verdict(listen::accept(&ctx))
+}
+#[lsm(hook = "file_receive")]
+pub fn file_receive(ctx: LsmContext) -> i32 {
+    verdict(receive::receive(&ctx))
+}
 #[lsm(hook = "netlink_send")]
 pub fn netlink_send(ctx: LsmContext) -> i32 {
     verdict(socket::netlink_send(&ctx))
@@ -153,6 +172,14 @@ pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
     sock_addr::sendmsg6(&ctx).into()
+}
+#[cgroup_sock_addr(bind4)]
+pub fn bind4(ctx: SockAddrContext) -> i32 {
+    sock_addr::bind4(&ctx).into()
+}
+#[cgroup_sock_addr(bind6)]
+pub fn bind6(ctx: SockAddrContext) -> i32 {
+    sock_addr::bind6(&ctx).into()
 }
 #[cgroup_sock(sock_create)]
 pub fn sock_create(ctx: SockContext) -> i32 {

@@ -64,28 +64,34 @@ pub fn decide(slot: u32, destination: &Destination) -> Decision {
     if mapped && addr[3] == 0 {
         // A bound socket goes to the very address it is bound to (ip_route_output_key_hash_rcu), which may be any of this
         // host's: so a rule must name the unspecified address itself, too.
-        let first = lookup(slot, addr, destination);
+        let first = lookup_destination(slot, addr, destination);
         if !first.allows() {
             return first;
         }
         addr[3] = LOOPBACK4;
     } else if addr[0] == 0 && addr[1] == 0 && addr[2] == 0 && addr[3] == 0 {
         // A socket bound to a mapped address goes to 127.0.0.1 instead of ::1: both must be allowed.
-        let first = lookup(slot, [0, 0, 0, 1_u32.to_be()], destination);
+        let first = lookup_destination(slot, [0, 0, 0, 1_u32.to_be()], destination);
         if !first.allows() {
             return first;
         }
         addr = [0, 0, 0xffff_u32.to_be(), LOOPBACK4];
     }
-    lookup(slot, addr, destination)
+    lookup_destination(slot, addr, destination)
 }
 
 #[inline(always)]
-fn lookup(slot: u32, addr: [u32; 4], destination: &Destination) -> Decision {
+fn lookup_destination(slot: u32, addr: [u32; 4], destination: &Destination) -> Decision {
     let protocol = u32::from(destination.protocol);
     if protocol != TCP && protocol != UDP {
         return Decision::new(reason::FAMILY);
     }
+    lookup(slot, addr, protocol, destination.port)
+}
+
+/// What the slot's rules say of an address; `protocol` as in a [`port_key`].
+#[inline(never)]
+pub fn lookup(slot: u32, addr: [u32; 4], protocol: u32, port: u16) -> Decision {
     // SAFETY: same size, any bit pattern is valid.
     let addr: PrefixData = unsafe { core::mem::transmute(addr) };
     let Some(prefixes) = PREFIXES.get(slot) else { return Decision::new(reason::NO_RULE) };
@@ -94,7 +100,7 @@ fn lookup(slot: u32, addr: [u32; 4], destination: &Destination) -> Decision {
     };
     let Some(ports) = PORTS.get(slot) else { return Decision::new(reason::INTERNAL) };
 
-    let wanted = port_key(protocol, destination.port);
+    let wanted = port_key(protocol, port);
     let (mut low, mut high) = (first, first.wrapping_add(len));
     for _ in 0..=PORT_SEARCH_STEPS {
         if low >= high {

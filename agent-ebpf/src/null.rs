@@ -21,9 +21,9 @@ macro_rules! lsm_programs {
 }
 lsm_programs! {
     file_open path_mknod path_mkdir path_rmdir path_unlink path_symlink path_link path_rename path_truncate path_chmod
-    path_chown socket_create socket_connect socket_sendmsg netlink_send unix_stream_connect unix_may_send
-    ptrace_access_check task_alloc bpf inode_setxattr inode_removexattr inode_set_acl inode_remove_acl file_ioctl
-    file_ioctl_compat
+    path_chown socket_create socket_connect socket_sendmsg socket_listen socket_bind socket_accept file_receive
+    netlink_send unix_stream_connect unix_may_send ptrace_access_check task_alloc bpf inode_setxattr inode_removexattr
+    inode_set_acl inode_remove_acl file_ioctl file_ioctl_compat
 }
 
 macro_rules! tracepoint_programs {
@@ -48,7 +48,7 @@ macro_rules! sock_addr_programs {
         )+
     };
 }
-sock_addr_programs! { connect4 connect6 sendmsg4 sendmsg6 }
+sock_addr_programs! { connect4 connect6 sendmsg4 sendmsg6 bind4 bind6 }
 
 #[fentry]
 pub fn cgroup_attach_task(_ctx: FEntryContext) -> i32 {

@@ -14,9 +14,10 @@ use stockade_common::{
 use crate::{
     emit::{self, Actor},
     file::Decision,
+    listen,
     maps::count,
     net::{self, Destination},
-    tag,
+    tag::{self, Held},
 };
 
 #[inline(always)]
@@ -47,6 +48,19 @@ unsafe fn port(raw: *const bpf_sock_addr) -> u16 {
 fn judge(ctx: &SockAddrContext, destination: &Destination, kind: u16, hook: u8) -> bool {
     let Some(held) = tag::current_by_helper() else { return true };
     let decision = net::decide(held.setting.slot(), destination);
+    conclude(ctx, held, destination, kind, hook, &decision)
+}
+
+/// Reports a decision on an address; false: refuse.
+#[inline(always)]
+pub fn conclude(
+    ctx: &SockAddrContext,
+    held: Held,
+    destination: &Destination,
+    kind: u16,
+    hook: u8,
+    decision: &Decision,
+) -> bool {
     // SAFETY: context loads, checked by the verifier.
     let (family, sock_type) = unsafe { ((*ctx.sock_addr).family as u16, (*ctx.sock_addr).type_ as u16) };
     let body = NetBody {
@@ -56,7 +70,7 @@ fn judge(ctx: &SockAddrContext, destination: &Destination, kind: u16, hook: u8) 
         family,
         sock_type,
     };
-    report(&Actor { held, ppid: 0 }, kind, hook, body, &decision)
+    report(&Actor { held, ppid: 0 }, kind, hook, body, decision)
 }
 
 /// Reports what no LSM hook has reported already, and says whether to go on.
@@ -96,6 +110,18 @@ pub fn sendmsg4(ctx: &SockAddrContext) -> bool {
 #[inline(always)]
 pub fn sendmsg6(ctx: &SockAddrContext) -> bool {
     judge(ctx, &v6(ctx), kind::SEND, hook::SENDMSG6)
+}
+
+/// `cgroup/bind4`.
+#[inline(always)]
+pub fn bind4(ctx: &SockAddrContext) -> bool {
+    listen::cgroup_bind(ctx, &v4(ctx), hook::BIND4)
+}
+
+/// `cgroup/bind6`.
+#[inline(always)]
+pub fn bind6(ctx: &SockAddrContext) -> bool {
+    listen::cgroup_bind(ctx, &v6(ctx), hook::BIND6)
 }
 
 /// `cgroup/sock_create`.

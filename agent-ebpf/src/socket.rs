@@ -11,12 +11,12 @@ use crate::{
     emit::{self, Actor},
     file::Decision,
     kernel::{
-        self, MSGHDR_MSG_FLAGS, MSGHDR_MSG_NAME, SK_BUFF_DATA, SK_BUFF_LEN, SOCK_FAMILY, SOCK_PROTOCOL,
-        SOCKET_SK, SOCKET_TYPE,
+        self, MSGHDR_MSG_FLAGS, MSGHDR_MSG_NAME, SK_BUFF_DATA, SK_BUFF_LEN, SOCK_CGROUP, SOCK_FAMILY,
+        SOCK_PROTOCOL, SOCKET_SK, SOCKET_TYPE,
     },
     maps::count,
     net::{self, AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, Destination, SOCK_STREAM},
-    tag,
+    tag::{self, Held},
 };
 
 const MSG_FASTOPEN: u32 = 0x2000_0000;
@@ -24,12 +24,25 @@ const MSG_FASTOPEN: u32 = 0x2000_0000;
 /// `struct sockaddr_in6`, whose first 8 bytes are `struct sockaddr_in`'s.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct SockAddr {
+pub struct SockAddr {
     family: u16,
     port_be: u16,
     flow_or_v4: u32,
     addr6: [u32; 4],
     scope: u32,
+}
+
+impl SockAddr {
+    /// The address that it is to a socket of a family of the internet, whatever family it says itself.
+    #[inline(always)]
+    pub fn as_of(&self, socket: Socket) -> Destination {
+        let port = u16::from_be(self.port_be);
+        if socket.family == AF_INET {
+            Destination::v4(self.flow_or_v4, port, socket.protocol)
+        } else {
+            Destination { addr: self.addr6, port, protocol: socket.protocol }
+        }
+    }
 }
 
 /// Family, type and protocol of a socket.
@@ -57,6 +70,19 @@ impl Socket {
                 protocol: kernel::field(sk, &SOCK_PROTOCOL),
             })
         }
+    }
+}
+
+/// Whether a socket was made in a cgroup of the scope that a task is held to.
+///
+/// # Safety
+/// `sk` must be a typed pointer to a `struct sock`, not null.
+#[inline(always)]
+pub unsafe fn made_inside(sk: *const u8, held: &Held) -> bool {
+    // SAFETY: typed loads; null is checked.
+    unsafe {
+        let cgroup: *const u8 = kernel::field(sk, &SOCK_CGROUP);
+        !cgroup.is_null() && tag::scope_of(kernel::cgroup_id(cgroup)) == Some(held.scope)
     }
 }
 
@@ -102,7 +128,7 @@ pub fn create(ctx: &LsmContext) -> bool {
 
 /// Reads an address that the kernel has already copied in; its buffer is always a whole `sockaddr_storage`.
 #[inline(always)]
-fn read_address(scope: u32, from: u64) -> Option<SockAddr> {
+pub fn read_address(scope: u32, from: u64) -> Option<SockAddr> {
     let mut address = SockAddr::default();
     // SAFETY: a local of that size; a bad source makes the helper fail.
     let read = unsafe {

@@ -44,7 +44,7 @@ use self::links::Link;
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// LSM programs, all required: each closes a way around the others.
-pub const LSM_HOOKS: [&str; 23] = [
+pub const LSM_HOOKS: [&str; 27] = [
     "file_open",
     "path_mknod",
     "path_mkdir",
@@ -59,6 +59,10 @@ pub const LSM_HOOKS: [&str; 23] = [
     "socket_create",
     "socket_connect",
     "socket_sendmsg",
+    "socket_listen",
+    "socket_bind",
+    "socket_accept",
+    "file_receive",
     "netlink_send",
     "unix_stream_connect",
     "unix_may_send",
@@ -79,8 +83,15 @@ const FUNCTIONS: [&str; 1] = ["cgroup_attach_task"];
 /// Tracepoint programs for the audit.
 const AUDIT_TRACEPOINTS: [&str; 3] = ["sched_process_exec", "sched_process_fork", "sched_process_exit"];
 /// Cgroup programs with their `enum bpf_attach_type`.
-const CGROUP_PROGRAMS: [(&str, u32); 5] =
-    [("connect4", 10), ("connect6", 11), ("sendmsg4", 14), ("sendmsg6", 15), ("sock_create", 2)];
+const CGROUP_PROGRAMS: [(&str, u32); 7] = [
+    ("connect4", 10),
+    ("connect6", 11),
+    ("sendmsg4", 14),
+    ("sendmsg6", 15),
+    ("bind4", 8),
+    ("bind6", 9),
+    ("sock_create", 2),
+];
 
 /// All maps, as the object names them, but for its constants.
 const MAPS: [&str; 20] = [
