@@ -102,7 +102,7 @@ pub mod reason {
 /// Where a record was made.
 pub mod hook {
     /// Names in index order; an event's `hook` indexes this.
-    pub const NAMES: [&str; 42] = [
+    pub const NAMES: [&str; 44] = [
         "none",
         "lsm/file_open",
         "lsm/path_mknod",
@@ -145,6 +145,8 @@ pub mod hook {
         "lsm/socket_accept",
         "cgroup/bind4",
         "cgroup/bind6",
+        "cgroup/egress",
+        "lsm/socket_setsockopt",
     ];
 
     macro_rules! hooks {
@@ -160,7 +162,7 @@ pub mod hook {
         CONNECT6 = 23, SENDMSG4 = 24, SENDMSG6 = 25, SOCK_CREATE = 26, SCHED_EXEC = 27, SCHED_FORK = 28,
         SCHED_EXIT = 29, INODE_SETXATTR = 30, INODE_REMOVEXATTR = 31, INODE_SET_ACL = 32, INODE_REMOVE_ACL = 33,
         FILE_IOCTL = 34, FILE_IOCTL_COMPAT = 35, CGROUP_MKDIR = 36, SOCKET_LISTEN = 37, SOCKET_BIND = 38,
-        SOCKET_ACCEPT = 39, BIND4 = 40, BIND6 = 41,
+        SOCKET_ACCEPT = 39, BIND4 = 40, BIND6 = 41, EGRESS = 42, SOCKET_SETSOCKOPT = 43,
     }
 }
 

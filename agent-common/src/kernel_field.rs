@@ -54,6 +54,11 @@ kernel_fields! {
     SOCK_RCV_SADDR = "sock", "__sk_common.skc_rcv_saddr";
     SOCK_V6_RCV_SADDR = "sock", "__sk_common.skc_v6_rcv_saddr";
     SOCK_TYPE = "sock", "sk_type";
+    SOCK_NET = "sock", "__sk_common.skc_net.net";
+    SOCK_REUSEPORT = "sock", "sk_reuseport_cb";
+    REUSEPORT_COUNT = "sock_reuseport", "num_socks";
+    REUSEPORT_SOCKETS = "sock_reuseport", "socks";
+    NET_COOKIE = "net", "net_cookie";
     UNIX_SOCK_ADDR = "unix_sock", "addr";
     UNIX_SOCK_PATH = "unix_sock", "path";
     UNIX_ADDRESS_LEN = "unix_address", "len";

@@ -66,7 +66,10 @@ impl Decision {
     }
     #[inline(always)]
     pub fn allows(self) -> bool {
-        self.reason == reason::RULE_ALLOW || self.reason == reason::INSIDE
+        matches!(
+            self.reason,
+            reason::RULE_ALLOW | reason::INSIDE | reason::OWN_LISTENER | reason::DNS_GATE
+        )
     }
 }
 
