@@ -35,8 +35,18 @@ pub mod kind {
     pub const SEND: u16 = 301;
     /// Body [`super::NetBody`]: the creation of a socket.
     pub const SOCKET: u16 = 302;
-    /// Body [`super::NetBody`]: a connect or send to a unix socket.
+    /// Body [`super::NetBody`]: a connect or send to a unix socket without a name, or to one made inside the tag.
     pub const UNIX: u16 = 303;
+    /// Body [`super::FileBody`] and the socket's path, or with [`crate::limits::ABSTRACT_DEV`] its abstract name: a connect
+    /// or send to a unix socket made outside the tag. The body's mode is the socket's type.
+    pub const UNIX_NAMED: u16 = 304;
+    /// Body [`super::NetBody`], the address being the local one: a socket is made to listen, or a datagram socket bound to
+    /// a port.
+    pub const LISTEN: u16 = 305;
+    /// Body [`super::NetBody`], the address being the local one: a connection is taken from a listener made outside the tag.
+    pub const ACCEPT: u16 = 306;
+    /// Body [`super::NetBody`]: a socket made outside the tag is handed in (SCM_RIGHTS, pidfd_getfd).
+    pub const RECEIVE: u16 = 307;
 }
 
 /// Outcomes.
@@ -92,7 +102,7 @@ pub mod reason {
 /// Where a record was made.
 pub mod hook {
     /// Names in index order; an event's `hook` indexes this.
-    pub const NAMES: [&str; 36] = [
+    pub const NAMES: [&str; 44] = [
         "none",
         "lsm/file_open",
         "lsm/path_mknod",
@@ -129,6 +139,14 @@ pub mod hook {
         "lsm/inode_remove_acl",
         "lsm/file_ioctl",
         "lsm/file_ioctl_compat",
+        "tp/cgroup_mkdir",
+        "lsm/socket_listen",
+        "lsm/socket_bind",
+        "lsm/socket_accept",
+        "cgroup/bind4",
+        "cgroup/bind6",
+        "cgroup/egress",
+        "lsm/socket_setsockopt",
     ];
 
     macro_rules! hooks {
@@ -143,7 +161,8 @@ pub mod hook {
         PTRACE_ACCESS_CHECK = 17, TASK_ALLOC = 18, BPF = 19, NETLINK_SEND = 20, FILE_RECEIVE = 21, CONNECT4 = 22,
         CONNECT6 = 23, SENDMSG4 = 24, SENDMSG6 = 25, SOCK_CREATE = 26, SCHED_EXEC = 27, SCHED_FORK = 28,
         SCHED_EXIT = 29, INODE_SETXATTR = 30, INODE_REMOVEXATTR = 31, INODE_SET_ACL = 32, INODE_REMOVE_ACL = 33,
-        FILE_IOCTL = 34, FILE_IOCTL_COMPAT = 35, CGROUP_MKDIR = 36,
+        FILE_IOCTL = 34, FILE_IOCTL_COMPAT = 35, CGROUP_MKDIR = 36, SOCKET_LISTEN = 37, SOCKET_BIND = 38,
+        SOCKET_ACCEPT = 39, BIND4 = 40, BIND6 = 41, EGRESS = 42, SOCKET_SETSOCKOPT = 43,
     }
 }
 

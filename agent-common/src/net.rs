@@ -104,4 +104,26 @@ pub struct GateKey {
 }
 assert_size!(GateKey, 16);
 
+impl GateKey {
+    /// Where the gate of a scope listens.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(netns: u64, scope: u32) -> Self {
+        Self { netns, scope, pad: 0 }
+    }
+
+    /// Key of the opposite: whose gate a port is. Its value is the scope; only what is carried to a gate may reach one.
+    #[must_use]
+    #[inline(always)]
+    pub const fn at(netns: u64, port: u16) -> Self {
+        Self { netns, scope: GATE_AT | port as u32, pad: 0 }
+    }
+}
+
+/// In a [`GateKey`]: a port stands in place of the scope.
+pub const GATE_AT: u32 = 1 << 31;
+
+/// The port of name servers.
+pub const DNS_PORT: u16 = 53;
+
 pod!(PortRun, PortRange, Grant, Granted, GateKey);

@@ -9,6 +9,7 @@ use stockade_common::{
 use crate::{
     file::{self, Request},
     kernel::{self, DENTRY_D_PARENT, PATH_DENTRY, S_IFBLK, S_IFCHR, S_IFDIR, S_IFMT},
+    rules,
     tag::{self, Held},
 };
 
@@ -128,7 +129,7 @@ pub fn rename(ctx: &LsmContext) -> bool {
         from.access |= ACCESS_MOVE;
         to.access |= ACCESS_MOVE;
         let strict =
-            file::filesystem(held.setting.slot(), old).is_none_or(|fs| fs.flags & FS_STRICT_RENAME != 0);
+            rules::filesystem(held.setting.slot(), old).is_none_or(|fs| fs.flags & FS_STRICT_RENAME != 0);
         if strict && !same_parent {
             from.refused = reason::MOVES_DENIED as u8;
         }

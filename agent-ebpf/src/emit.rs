@@ -75,6 +75,33 @@ pub fn header(kind: u16, hook: u8, size: usize, actor: &Actor, decision: &Decisi
     }
 }
 
+/// The header of a record of a packet, whose sender need not be the current task. `tgid` is who made its socket, 0 if that is
+/// not known.
+#[inline(always)]
+fn packet_header(kind: u16, hook: u8, size: usize, actor: &Actor, tgid: u32, decision: &Decision) -> EventHeader {
+    let verdict = if actor.held.setting.enforces() { verdict::DENIED } else { verdict::WOULD_DENY };
+    debug::refused(actor.held.scope, kind, hook, decision.reason);
+    EventHeader {
+        size: size as u32,
+        kind,
+        version: EVENT_VERSION,
+        // SAFETY: takes no arguments.
+        boot_ns: unsafe { bpf_ktime_get_boot_ns() },
+        cgroup_id: actor.held.cgroup_id,
+        tgid,
+        tid: tgid,
+        ppid: actor.ppid,
+        uid: 0,
+        slot: actor.held.setting.slot(),
+        rule: decision.rule,
+        reason: decision.reason,
+        verdict,
+        hook,
+        scope: actor.held.scope,
+        comm: [0; 16],
+    }
+}
+
 /// Sends `size` bytes at `record`.
 ///
 /// # Safety
@@ -161,6 +188,15 @@ pub fn net(actor: &Actor, kind: u16, hook: u8, body: NetBody, decision: &Decisio
     unsafe { send((&raw const record).cast(), size, actor.held.scope, !decision.allows()) };
 }
 
+/// Sends a record of a packet that is not allowed.
+#[inline(always)]
+pub fn packet(actor: &Actor, tgid: u32, kind: u16, hook: u8, body: NetBody, decision: &Decision) {
+    let size = size_of::<NetRecord>();
+    let record = NetRecord { header: packet_header(kind, hook, size, actor, tgid, decision), body };
+    // SAFETY: a local without padding.
+    unsafe { send((&raw const record).cast(), size, actor.held.scope, true) };
+}
+
 /// Sends a record with a small fixed body.
 #[inline(always)]
 pub fn fixed<B: Copy>(actor: &Actor, kind: u16, hook: u8, body: B, decision: &Decision) {
@@ -178,5 +214,5 @@ pub fn fixed<B: Copy>(actor: &Actor, kind: u16, hook: u8, body: B, decision: &De
 /// Whether an allowed network operation of this kind is reported by default.
 #[inline(always)]
 pub fn always_reported(event: u16) -> bool {
-    event == kind::CONNECT
+    event == kind::CONNECT || event == kind::LISTEN
 }

@@ -12,10 +12,10 @@ use stockade_common::{
 use crate::{
     debug,
     emit::{self, Actor},
-    file,
     kernel::{self, CGROUP_PARENT, CSS_CGROUP},
     maps::{INHERIT_LOST, TAG_COUNT, TAG_FILTER, TAGS, count},
     path::{self, PathBuffer},
+    rules,
     tag::{self, Held, is_v2},
 };
 
@@ -110,7 +110,7 @@ unsafe fn by_path_in(buffer: *mut PathBuffer, id: u64, text: u64) -> bool {
         PathBuffer::forget(buffer, start)
     };
     // SAFETY: as promised by the caller.
-    let Some(found) = (unsafe { file::look_up(tag::host(), buffer, start, CGROUP_DEV) }) else {
+    let Some(found) = (unsafe { rules::look_up(tag::host(), buffer, start, CGROUP_DEV) }) else {
         return put(id, &UNDECIDED);
     };
     if found.allow & ACCESS_READ == 0 {

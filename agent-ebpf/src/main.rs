@@ -13,23 +13,32 @@ mod change;
 mod confine;
 mod debug;
 mod directory;
+mod egress;
 mod emit;
 mod file;
 mod inherit;
+mod interface;
 mod kernel;
+mod listen;
 mod maps;
 mod net;
+mod own;
 mod path;
 mod process;
+mod receive;
+mod rules;
 mod sock_addr;
 mod socket;
+mod sockets;
 mod startup;
 mod tag;
 mod unix;
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, fentry, lsm},
-    programs::{BtfTracePointContext, FEntryContext, LsmContext, SockAddrContext, SockContext},
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, fentry, lsm},
+    programs::{
+        BtfTracePointContext, FEntryContext, LsmContext, SkBuffContext, SockAddrContext, SockContext,
+    },
 };
 use stockade_common::event::hook;
 
@@ -88,6 +97,26 @@ pub fn socket_connect(ctx: LsmContext) -> i32 {
 #[lsm(hook = "socket_sendmsg")]
 pub fn socket_sendmsg(ctx: LsmContext) -> i32 {
     verdict(socket::sendmsg(&ctx))
+}
+#[lsm(hook = "socket_listen")]
+pub fn socket_listen(ctx: LsmContext) -> i32 {
+    verdict(listen::listen(&ctx))
+}
+#[lsm(hook = "socket_bind")]
+pub fn socket_bind(ctx: LsmContext) -> i32 {
+    verdict(listen::bind(&ctx))
+}
+#[lsm(hook = "socket_accept")]
+pub fn socket_accept(ctx: LsmContext) -> i32 {
+    verdict(listen::accept(&ctx))
+}
+#[lsm(hook = "file_receive")]
+pub fn file_receive(ctx: LsmContext) -> i32 {
+    verdict(receive::receive(&ctx))
+}
+#[lsm(hook = "socket_setsockopt")]
+pub fn socket_setsockopt(ctx: LsmContext) -> i32 {
+    verdict(interface::setsockopt(&ctx))
 }
 #[lsm(hook = "netlink_send")]
 pub fn netlink_send(ctx: LsmContext) -> i32 {
@@ -153,6 +182,38 @@ pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(sendmsg6)]
 pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
     sock_addr::sendmsg6(&ctx).into()
+}
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    sock_addr::put_back4(&ctx);
+    1
+}
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    sock_addr::put_back6(&ctx);
+    1
+}
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    sock_addr::put_back4(&ctx);
+    1
+}
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    sock_addr::put_back6(&ctx);
+    1
+}
+#[cgroup_skb(egress)]
+pub fn egress(ctx: SkBuffContext) -> i32 {
+    egress::egress(&ctx)
+}
+#[cgroup_sock_addr(bind4)]
+pub fn bind4(ctx: SockAddrContext) -> i32 {
+    sock_addr::bind4(&ctx).into()
+}
+#[cgroup_sock_addr(bind6)]
+pub fn bind6(ctx: SockAddrContext) -> i32 {
+    sock_addr::bind6(&ctx).into()
 }
 #[cgroup_sock(sock_create)]
 pub fn sock_create(ctx: SockContext) -> i32 {

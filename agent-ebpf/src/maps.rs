@@ -2,27 +2,29 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use stockade_common::{
     counter::{COUNTERS as COUNTER_COUNT, Counter},
     file::{Accept, FsEntry},
     limits::{
-        MAX_SCOPES, MAX_SLOTS, MAX_STARTERS, MAX_TAGS, PATH_BUFFERS_PER_CPU, REMEMBERED_DIRECTORIES,
+        MAX_GATES, MAX_SCOPES, MAX_SLOTS, MAX_STARTERS, MAX_TAGS, PATH_BUFFERS_PER_CPU, REMEMBERED_DIRECTORIES,
         RING_BYTES, TABLE_ENTRIES, TAG_FILTER_BUCKETS,
     },
-    net::{PortRange, PortRun, PrefixData},
+    net::{GateKey, Granted, PortRange, PortRun, PrefixData},
     tag::{Label, Starter, Tag},
 };
 
-use crate::{debug, directory::Memory, path::PathBuffer};
+use crate::{debug, directory::Memory, path::PathBuffer, sockets::SocketState};
 
 /// One automaton table. Lets userspace write it through mmap (`BPF_F_MMAPABLE`).
 pub type Table = [u64; TABLE_ENTRIES];
 const MMAPABLE: usize = 1 << 10;
 /// Maps put into an array of maps may have other sizes than its template (`BPF_F_INNER_MAP`, kernel 5.10).
 const INNER_MAP: usize = 1 << 12;
+/// Entries are made when they are needed (`BPF_F_NO_PREALLOC`), and replaced as a whole.
+const NO_PREALLOC: usize = 1;
 /// [`FsEntry`]
 pub type FsEntryWords = [u32; size_of::<FsEntry>() / 4];
 /// [`Accept`]
@@ -31,6 +33,8 @@ pub type AcceptWords = [u32; size_of::<Accept>() / 4];
 pub type PortRunWords = [u32; size_of::<PortRun>() / 4];
 /// [`PortRange`]
 pub type PortRangeWords = [u32; size_of::<PortRange>() / 4];
+/// [`Granted`]
+pub type GrantedWords = [u32; size_of::<Granted>() / 4];
 /// One policy's.
 type PolicyTable = Array<Table, 1, MMAPABLE>;
 
@@ -86,6 +90,23 @@ pub static PREFIXES: ArrayOfMaps<LpmTrie<PrefixData, PortRunWords, 1>, { MAX_SLO
 #[btf_map]
 pub static PORTS: ArrayOfMaps<Array<PortRangeWords, 1, INNER_MAP>, { MAX_SLOTS as usize }> =
     ArrayOfMaps::new();
+
+/// Of policies with rules on names: what the DNS gate has granted to addresses.
+#[btf_map]
+pub static NAMES: ArrayOfMaps<HashMap<PrefixData, GrantedWords, 1, NO_PREALLOC>, { MAX_SLOTS as usize }> =
+    ArrayOfMaps::new();
+/// Where DNS gates listen, and which ports are gates': see [`GateKey`].
+#[btf_map]
+pub static GATES: HashMap<GateKey, u32, { 2 * MAX_GATES as usize }> = HashMap::new();
+/// For scopes with `SCOPE_EGRESS` the index of the interface, in the network namespace [`HOST_NETNS`].
+#[btf_map]
+pub static EGRESS: Array<u32, { MAX_SCOPES as usize }> = Array::new();
+/// Cookie of the network namespace that interfaces are named in.
+#[unsafe(no_mangle)]
+pub static HOST_NETNS: Global<u64> = Global::new(0);
+/// What is known of sockets made inside tags.
+#[btf_map]
+pub static SOCKETS: SkStorage<SocketState> = SkStorage::new();
 
 #[btf_map]
 pub static DIRECTORIES: Array<Memory, REMEMBERED_DIRECTORIES> = Array::new();

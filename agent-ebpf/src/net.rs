@@ -1,14 +1,19 @@
 //! The decision on an address: one function for IPv4, IPv6 and v4-mapped, for cgroup and LSM programs alike.
 
-use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::generated::bpf_ktime_get_boot_ns};
 use stockade_common::{
     event::reason,
-    net::{PORT_ALLOW, PORT_SEARCH_STEPS, PortRange, PrefixData, TCP, UDP, port_key},
+    net::{
+        DNS_PORT, GRANTS, GateKey, Granted, PORT_ALLOW, PORT_SEARCH_STEPS, PortRange, PrefixData, TCP, UDP,
+        port_key,
+    },
+    tag::{SCOPE_DNS, SCOPE_LOOPBACK_OWN},
 };
 
 use crate::{
     file::Decision,
-    maps::{PORTS, PREFIXES, PortRangeWords},
+    maps::{GATES, GrantedWords, NAMES, PORTS, PREFIXES, PortRangeWords},
+    tag::Held,
 };
 
 /// `AF_UNIX`.
@@ -54,6 +59,59 @@ impl Destination {
 }
 
 const LOOPBACK4: u32 = 0x7f00_0001_u32.to_be();
+/// Where IPv4 addresses are among those of IPv6.
+const MAPPED: u32 = 0xffff_u32.to_be();
+/// `127.0.0.1`.
+pub const LOCALHOST4: [u32; 4] = [0, 0, MAPPED, LOOPBACK4];
+/// `0.0.0.0`.
+pub const UNSPECIFIED4: [u32; 4] = [0, 0, MAPPED, 0];
+/// `::1`.
+pub const LOCALHOST6: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// Whether it is an IPv4 address.
+#[inline(always)]
+pub fn is_v4(addr: &[u32; 4]) -> bool {
+    addr[0] == 0 && addr[1] == 0 && addr[2] == MAPPED
+}
+
+/// Whether it is loopback, or the unspecified address, by which connect and sendto reach loopback.
+#[inline(always)]
+pub fn is_loopback(addr: &[u32; 4]) -> bool {
+    if is_v4(addr) {
+        return addr[3] == 0 || u32::from_be(addr[3]) >> 24 == 127;
+    }
+    addr[0] == 0 && addr[1] == 0 && addr[2] == 0 && (addr[3] == 0 || addr[3] == LOCALHOST6[3])
+}
+
+/// Port of the DNS gate that a scope has in a network namespace.
+#[inline(always)]
+pub fn gate(netns: u64, scope: u32) -> Option<u16> {
+    // SAFETY: the value is copied out at once.
+    unsafe { GATES.get(&GateKey::of(netns, scope)) }.map(|port| *port as u16)
+}
+
+/// What a scope is allowed: [`decide`], and what is no matter of rules. [`reason::DNS_GATE`] and [`reason::OWN_LISTENER`] are
+/// not the end of it: the cgroup programs find out whether there is a gate or a listener.
+#[inline(always)]
+pub fn plan(held: &Held, netns: u64, destination: &Destination) -> Decision {
+    let flags = held.setting.flags();
+    let protocol = u32::from(destination.protocol);
+    if flags & SCOPE_DNS != 0 && destination.port == DNS_PORT && (protocol == TCP || protocol == UDP) {
+        return Decision::new(reason::DNS_GATE);
+    }
+    let loopback = is_loopback(&destination.addr);
+    // Nothing but a question reaches a gate, be it another scope's.
+    // SAFETY: only whether there is a value is asked.
+    if loopback && unsafe { GATES.get(&GateKey::at(netns, destination.port)) }.is_some() {
+        return Decision::new(reason::NO_RULE);
+    }
+    let decision = decide(held.setting.slot(), destination);
+    if decision.reason == reason::NO_RULE && loopback && flags & SCOPE_LOOPBACK_OWN != 0 {
+        return Decision::new(reason::OWN_LISTENER);
+    }
+    decision
+}
 
 /// What the slot's rules say about a destination.
 #[inline(never)]
@@ -64,28 +122,64 @@ pub fn decide(slot: u32, destination: &Destination) -> Decision {
     if mapped && addr[3] == 0 {
         // A bound socket goes to the very address it is bound to (ip_route_output_key_hash_rcu), which may be any of this
         // host's: so a rule must name the unspecified address itself, too.
-        let first = lookup(slot, addr, destination);
+        let first = lookup_destination(slot, addr, destination);
         if !first.allows() {
             return first;
         }
         addr[3] = LOOPBACK4;
     } else if addr[0] == 0 && addr[1] == 0 && addr[2] == 0 && addr[3] == 0 {
         // A socket bound to a mapped address goes to 127.0.0.1 instead of ::1: both must be allowed.
-        let first = lookup(slot, [0, 0, 0, 1_u32.to_be()], destination);
+        let first = lookup_destination(slot, [0, 0, 0, 1_u32.to_be()], destination);
         if !first.allows() {
             return first;
         }
         addr = [0, 0, 0xffff_u32.to_be(), LOOPBACK4];
     }
-    lookup(slot, addr, destination)
+    lookup_destination(slot, addr, destination)
 }
 
 #[inline(always)]
-fn lookup(slot: u32, addr: [u32; 4], destination: &Destination) -> Decision {
+fn lookup_destination(slot: u32, addr: [u32; 4], destination: &Destination) -> Decision {
     let protocol = u32::from(destination.protocol);
     if protocol != TCP && protocol != UDP {
         return Decision::new(reason::FAMILY);
     }
+    let decision = lookup(slot, addr, protocol, destination.port);
+    if decision.reason == reason::NO_RULE {
+        return by_name(slot, addr, port_key(protocol, destination.port));
+    }
+    decision
+}
+
+/// What the names that an address was an answer for allow.
+#[inline(never)]
+fn by_name(slot: u32, addr: [u32; 4], wanted: u32) -> Decision {
+    // SAFETY: same size, any bit pattern is valid.
+    let addr: PrefixData = unsafe { core::mem::transmute(addr) };
+    // SAFETY: values are replaced as a whole, and not freed before this program has ended.
+    let Some(words) = NAMES.get(slot).and_then(|names| unsafe { names.get(&addr) }) else {
+        return Decision::new(reason::NO_RULE);
+    };
+    let words: *const GrantedWords = words;
+    // SAFETY: the same words; a map value. The helper takes no arguments.
+    let (granted, now) =
+        unsafe { (&*words.cast::<Granted>(), (bpf_ktime_get_boot_ns() / NANOSECONDS) as u32) };
+    let mut decision = Decision::new(reason::NO_RULE);
+    for index in 0..GRANTS {
+        let grant = &granted.grants[index];
+        if wanted >= grant.low && wanted <= grant.high {
+            if now < grant.expires {
+                return Decision { reason: reason::RULE_ALLOW, rule: grant.rule };
+            }
+            decision = Decision { reason: reason::NAME_EXPIRED, rule: grant.rule };
+        }
+    }
+    decision
+}
+
+/// What the slot's rules say of an address; `protocol` as in a [`port_key`].
+#[inline(never)]
+pub fn lookup(slot: u32, addr: [u32; 4], protocol: u32, port: u16) -> Decision {
     // SAFETY: same size, any bit pattern is valid.
     let addr: PrefixData = unsafe { core::mem::transmute(addr) };
     let Some(prefixes) = PREFIXES.get(slot) else { return Decision::new(reason::NO_RULE) };
@@ -94,7 +188,7 @@ fn lookup(slot: u32, addr: [u32; 4], destination: &Destination) -> Decision {
     };
     let Some(ports) = PORTS.get(slot) else { return Decision::new(reason::INTERNAL) };
 
-    let wanted = port_key(protocol, destination.port);
+    let wanted = port_key(protocol, port);
     let (mut low, mut high) = (first, first.wrapping_add(len));
     for _ in 0..=PORT_SEARCH_STEPS {
         if low >= high {

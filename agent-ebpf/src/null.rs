@@ -4,8 +4,10 @@
 #![no_main]
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, cgroup_sock, cgroup_sock_addr, fentry, lsm},
-    programs::{BtfTracePointContext, FEntryContext, LsmContext, SockAddrContext, SockContext},
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, fentry, lsm},
+    programs::{
+        BtfTracePointContext, FEntryContext, LsmContext, SkBuffContext, SockAddrContext, SockContext,
+    },
 };
 
 /// The loader knows a program by its name and says itself where it belongs.
@@ -21,9 +23,9 @@ macro_rules! lsm_programs {
 }
 lsm_programs! {
     file_open path_mknod path_mkdir path_rmdir path_unlink path_symlink path_link path_rename path_truncate path_chmod
-    path_chown socket_create socket_connect socket_sendmsg netlink_send unix_stream_connect unix_may_send
-    ptrace_access_check task_alloc bpf inode_setxattr inode_removexattr inode_set_acl inode_remove_acl file_ioctl
-    file_ioctl_compat
+    path_chown socket_create socket_connect socket_sendmsg socket_listen socket_bind socket_accept socket_setsockopt file_receive
+    netlink_send unix_stream_connect unix_may_send ptrace_access_check task_alloc bpf inode_setxattr inode_removexattr
+    inode_set_acl inode_remove_acl file_ioctl file_ioctl_compat
 }
 
 macro_rules! tracepoint_programs {
@@ -48,11 +50,18 @@ macro_rules! sock_addr_programs {
         )+
     };
 }
-sock_addr_programs! { connect4 connect6 sendmsg4 sendmsg6 }
+sock_addr_programs! {
+    connect4 connect6 sendmsg4 sendmsg6 recvmsg4 recvmsg6 getpeername4 getpeername6 bind4 bind6
+}
 
 #[fentry]
 pub fn cgroup_attach_task(_ctx: FEntryContext) -> i32 {
     0
+}
+
+#[cgroup_skb(egress)]
+pub fn egress(_ctx: SkBuffContext) -> i32 {
+    1
 }
 
 #[cgroup_sock(sock_create)]

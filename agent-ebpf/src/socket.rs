@@ -11,12 +11,12 @@ use crate::{
     emit::{self, Actor},
     file::Decision,
     kernel::{
-        self, MSGHDR_MSG_FLAGS, MSGHDR_MSG_NAME, SK_BUFF_DATA, SK_BUFF_LEN, SOCK_FAMILY, SOCK_PROTOCOL,
-        SOCKET_SK, SOCKET_TYPE,
+        self, MSGHDR_MSG_FLAGS, MSGHDR_MSG_NAME, NET_COOKIE, SK_BUFF_DATA, SK_BUFF_LEN, SOCK_CGROUP,
+        SOCK_FAMILY, SOCK_NET, SOCK_PROTOCOL, SOCKET_SK, SOCKET_TYPE,
     },
     maps::count,
     net::{self, AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, Destination, SOCK_STREAM},
-    tag,
+    tag::{self, Held},
 };
 
 const MSG_FASTOPEN: u32 = 0x2000_0000;
@@ -24,12 +24,25 @@ const MSG_FASTOPEN: u32 = 0x2000_0000;
 /// `struct sockaddr_in6`, whose first 8 bytes are `struct sockaddr_in`'s.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-struct SockAddr {
+pub struct SockAddr {
     family: u16,
     port_be: u16,
     flow_or_v4: u32,
     addr6: [u32; 4],
     scope: u32,
+}
+
+impl SockAddr {
+    /// The address that it is to a socket of a family of the internet, whatever family it says itself.
+    #[inline(always)]
+    pub fn as_of(&self, socket: Socket) -> Destination {
+        let port = u16::from_be(self.port_be);
+        if socket.family == AF_INET {
+            Destination::v4(self.flow_or_v4, port, socket.protocol)
+        } else {
+            Destination { addr: self.addr6, port, protocol: socket.protocol }
+        }
+    }
 }
 
 /// Family, type and protocol of a socket.
@@ -57,6 +70,19 @@ impl Socket {
                 protocol: kernel::field(sk, &SOCK_PROTOCOL),
             })
         }
+    }
+}
+
+/// Whether a socket was made in a cgroup of the scope that a task is held to.
+///
+/// # Safety
+/// `sk` must be a typed pointer to a `struct sock`, not null.
+#[inline(always)]
+pub unsafe fn made_inside(sk: *const u8, held: &Held) -> bool {
+    // SAFETY: typed loads; null is checked.
+    unsafe {
+        let cgroup: *const u8 = kernel::field(sk, &SOCK_CGROUP);
+        !cgroup.is_null() && tag::scope_of(kernel::cgroup_id(cgroup)) == Some(held.scope)
     }
 }
 
@@ -102,7 +128,7 @@ pub fn create(ctx: &LsmContext) -> bool {
 
 /// Reads an address that the kernel has already copied in; its buffer is always a whole `sockaddr_storage`.
 #[inline(always)]
-fn read_address(scope: u32, from: u64) -> Option<SockAddr> {
+pub fn read_address(scope: u32, from: u64) -> Option<SockAddr> {
     let mut address = SockAddr::default();
     // SAFETY: a local of that size; a bad source makes the helper fail.
     let read = unsafe {
@@ -138,13 +164,25 @@ pub fn connect(ctx: &LsmContext) -> bool {
     }
     let from: *const u8 = ctx.arg(1);
     let actor = Actor { held, ppid: emit::ppid() };
-    addressed(&actor, socket, from as u64, kind::CONNECT, hook::SOCKET_CONNECT, 0)
+    // SAFETY: a typed kernel pointer, which `Socket::of` has found to have a socket.
+    unsafe { addressed(&actor, ctx.arg(0), socket, from as u64, kind::CONNECT, hook::SOCKET_CONNECT, 0) }
 }
 
 /// Judges an address given to connect or sendmsg. `unspecified` is the family that `AF_UNSPEC` stands for; 0: it
 /// dissolves an association, which is always allowed.
+///
+/// # Safety
+/// `sock` must be a typed pointer to a `struct socket`.
 #[inline(always)]
-fn addressed(actor: &Actor, socket: Socket, from: u64, event: u16, hook: u8, unspecified: u16) -> bool {
+unsafe fn addressed(
+    actor: &Actor,
+    sock: *const u8,
+    socket: Socket,
+    from: u64,
+    event: u16,
+    hook: u8,
+    unspecified: u16,
+) -> bool {
     let Some(mut address) = read_address(actor.held.scope, from) else {
         return !actor.held.setting.enforces();
     };
@@ -156,7 +194,23 @@ fn addressed(actor: &Actor, socket: Socket, from: u64, event: u16, hook: u8, uns
     }
     match destination(socket, &address) {
         Ok(destination) => {
-            let decision = net::decide(actor.held.setting.slot(), &destination);
+            // SAFETY: as promised by the caller; null is checked.
+            let (netns, inside) = unsafe {
+                let sk: *const u8 = kernel::field(sock, &SOCKET_SK);
+                if sk.is_null() {
+                    return !actor.held.setting.enforces();
+                }
+                (kernel::field::<u64>(kernel::field(sk, &SOCK_NET), &NET_COOKIE), made_inside(sk, &actor.held))
+            };
+            let mut decision = net::plan(&actor.held, netns, &destination);
+            if decision.reason == reason::DNS_GATE || decision.reason == reason::OWN_LISTENER {
+                // The cgroup programs finish it, and report it; they run for the cgroup that the socket was made in.
+                if inside {
+                    return true;
+                }
+                let question = decision.reason == reason::DNS_GATE;
+                decision = Decision::new(if question { reason::NO_GATE } else { reason::NO_RULE });
+            }
             conclude(actor, event, hook, socket, Some(&destination), &decision)
         }
         Err(decision) => conclude(actor, event, hook, socket, None, &decision),
@@ -201,7 +255,8 @@ pub fn sendmsg(ctx: &LsmContext) -> bool {
     let event = if fast_open { kind::CONNECT } else { kind::SEND };
     // An IPv4 socket takes AF_UNSPEC for AF_INET; an IPv6 one sends to its peer, checked at connect.
     let unspecified = if socket.family == AF_INET { AF_INET } else { 0 };
-    addressed(&actor, socket, name, event, hook::SOCKET_SENDMSG, unspecified)
+    // SAFETY: a typed kernel pointer.
+    unsafe { addressed(&actor, ctx.arg(0), socket, name, event, hook::SOCKET_SENDMSG, unspecified) }
 }
 
 #[repr(C)]

@@ -20,14 +20,13 @@ use stockade_common::{
 };
 
 use crate::{
-    file,
     kernel::{
         self, DENTRY_D_SB, MM_EXE_FILE, MNT_NAMESPACE_NS_INUM, NSPROXY_MNT_NS, SUPER_BLOCK_S_DEV, TASK_MM,
         TASK_NSPROXY, TASK_PID, TASK_TGID,
     },
     maps::{HELD, STARTERS, STARTING_UNTIL},
     path::{self, walk_error},
-    tag,
+    rules, tag,
 };
 
 /// Number of the mount namespace that policies are compiled for first: the host's.
@@ -253,7 +252,7 @@ fn known(dentry: *const u8) -> u32 {
         if walk.start == walk_error::NO_NAME {
             NAMELESS
         } else if walk.start < MAX_PATH as u32 {
-            file::look_up(host, buffer, walk.start, dev).map_or(0, |found| found.allow & !found.deny)
+            rules::look_up(host, buffer, walk.start, dev).map_or(0, |found| found.allow & !found.deny)
         } else {
             0
         }

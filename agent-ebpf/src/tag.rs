@@ -69,8 +69,9 @@ pub fn current_by_helper() -> Option<Held> {
     filtered(unsafe { bpf_get_current_cgroup_id() }).and_then(tagged)
 }
 
+/// A cgroup, if the filter does not rule out that it is tagged.
 #[inline(always)]
-fn filtered(id: u64) -> Option<u64> {
+pub fn filtered(id: u64) -> Option<u64> {
     match TAG_FILTER.get(filter_bucket(id)) {
         Some(0) | None => None,
         Some(_) => Some(id),
@@ -106,6 +107,13 @@ pub fn host() -> u32 {
 /// The tag of a [`candidate`].
 #[inline(always)]
 pub fn tag_of(id: u64) -> Option<Tag> {
+    // SAFETY: any level may be asked for.
+    tag_above(id, |level| unsafe { bpf_get_current_ancestor_cgroup_id(level) })
+}
+
+/// The tag of a cgroup; `above` gives its ancestor at a level, 0 if there is none.
+#[inline(always)]
+pub fn tag_above(id: u64, above: impl Fn(i32) -> u64) -> Option<Tag> {
     if let Some(tag) = exact(id) {
         return Some(tag);
     }
@@ -113,8 +121,7 @@ pub fn tag_of(id: u64) -> Option<Tag> {
         return None;
     }
     for level in 1..ANCESTOR_LEVELS {
-        // SAFETY: any level may be asked for; 0 means there is none.
-        let ancestor = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+        let ancestor = above(level);
         if ancestor == 0 {
             break;
         }

@@ -4,7 +4,7 @@ use std::{fs::File, os::fd::AsFd as _, path::Path};
 
 use aya::{
     maps::Array,
-    programs::{BtfTracePoint, CgroupSock, CgroupSockAddr, FEntry, Lsm},
+    programs::{BtfTracePoint, CgroupSkb, CgroupSock, CgroupSockAddr, FEntry, Lsm},
 };
 
 use super::{
@@ -56,11 +56,12 @@ impl Enforcer {
         for (name, attach_type) in CGROUP_PROGRAMS {
             let failed =
                 |source| KernelError::Program { step: "attaching", program: name.to_owned(), source };
-            let fd = if name == "sock_create" {
-                program::<CgroupSock>(&mut self.ebpf, name)?.fd().map_err(failed)?
-            } else {
-                program::<CgroupSockAddr>(&mut self.ebpf, name)?.fd().map_err(failed)?
+            let fd = match name {
+                "sock_create" => program::<CgroupSock>(&mut self.ebpf, name)?.fd(),
+                "egress" => program::<CgroupSkb>(&mut self.ebpf, name)?.fd(),
+                _ => program::<CgroupSockAddr>(&mut self.ebpf, name)?.fd(),
             };
+            let fd = fd.map_err(failed)?;
             self.links.push(Link::cgroup(name, fd, cgroup, attach_type)?);
         }
         Ok(())

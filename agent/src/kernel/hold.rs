@@ -56,6 +56,7 @@ impl Enforcer {
             let _ = policy_maps::remove(&outer, slot);
         })?;
         self.slots.insert(slot.0);
+        self.names.put(slot, maps.into_names());
         Ok(slot)
     }
 
@@ -72,6 +73,7 @@ impl Enforcer {
         policy_maps::wait_for_programs(&outer)?;
         policy_maps::remove(&outer, slot)?;
         self.slots.remove(&slot.0);
+        self.names.put(slot, None);
         Ok(())
     }
 
@@ -80,7 +82,7 @@ impl Enforcer {
         let scopes = self.scopes()?;
         self.slots =
             (0..MAX_SCOPES).map(|scope| scopes.get(scope).slot()).filter(|slot| *slot != 0).collect();
-        Ok(())
+        self.find_names()
     }
 
     /// The arrays that hold policies' maps.

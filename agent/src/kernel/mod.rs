@@ -9,6 +9,7 @@ mod debug_log;
 mod error;
 mod hold;
 mod links;
+mod names;
 mod object;
 mod observe;
 mod pins;
@@ -34,17 +35,18 @@ pub use debug_log::KernelLog;
 pub use error::KernelError;
 pub use hold::{Entry, ScopeLabel};
 pub use links::{PinnedDirectory, remove_stale_pins};
+pub use names::{Gate, Granter};
 pub use object::find_debug as find_debug_object;
 pub use observe::TagReader;
 pub use pins::{Build, Found, Pins};
 
-use self::links::Link;
+use self::{links::Link, names::Names};
 
 /// Where the kernel shows its own BTF.
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// LSM programs, all required: each closes a way around the others.
-pub const LSM_HOOKS: [&str; 23] = [
+pub const LSM_HOOKS: [&str; 28] = [
     "file_open",
     "path_mknod",
     "path_mkdir",
@@ -59,6 +61,11 @@ pub const LSM_HOOKS: [&str; 23] = [
     "socket_create",
     "socket_connect",
     "socket_sendmsg",
+    "socket_listen",
+    "socket_bind",
+    "socket_accept",
+    "socket_setsockopt",
+    "file_receive",
     "netlink_send",
     "unix_stream_connect",
     "unix_may_send",
@@ -79,11 +86,23 @@ const FUNCTIONS: [&str; 1] = ["cgroup_attach_task"];
 /// Tracepoint programs for the audit.
 const AUDIT_TRACEPOINTS: [&str; 3] = ["sched_process_exec", "sched_process_fork", "sched_process_exit"];
 /// Cgroup programs with their `enum bpf_attach_type`.
-const CGROUP_PROGRAMS: [(&str, u32); 5] =
-    [("connect4", 10), ("connect6", 11), ("sendmsg4", 14), ("sendmsg6", 15), ("sock_create", 2)];
+const CGROUP_PROGRAMS: [(&str, u32); 12] = [
+    ("connect4", 10),
+    ("connect6", 11),
+    ("sendmsg4", 14),
+    ("sendmsg6", 15),
+    ("bind4", 8),
+    ("bind6", 9),
+    ("sock_create", 2),
+    ("recvmsg4", 19),
+    ("recvmsg6", 20),
+    ("getpeername4", 29),
+    ("getpeername6", 30),
+    ("egress", 1),
+];
 
 /// All maps, as the object names them, but for its constants.
-const MAPS: [&str; 20] = [
+const MAPS: [&str; 24] = [
     "TAG_FILTER",
     "TAGS",
     "INHERIT_LOST",
@@ -99,6 +118,10 @@ const MAPS: [&str; 20] = [
     "ACCEPTS",
     "PREFIXES",
     "PORTS",
+    "NAMES",
+    "GATES",
+    "EGRESS",
+    "SOCKETS",
     "DIRECTORIES",
     "COUNTERS",
     "PATH_BUFFERS",
@@ -140,6 +163,8 @@ pub struct Enforcer {
     links: Vec<Link>,
     /// Policy slots that are taken.
     slots: BTreeSet<u32>,
+    /// What names have given to them.
+    names: Names,
 }
 
 impl Enforcer {
@@ -173,6 +198,12 @@ impl Enforcer {
         let instance = if options.pins.is_some() { key } else { 0 };
         loader.override_global("INSTANCE", &instance, false);
         loader.override_global("HOST_MOUNTS", &options.host_mounts, false);
+        let netns = sys::netns_cookie().map_err(|source| KernelError::System {
+            step: "asking for",
+            object: "the network namespace".into(),
+            source,
+        })?;
+        loader.override_global("HOST_NETNS", &netns, false);
         if let Some(pins) = &options.pins {
             pins.prepare()?;
             for map in MAPS {
@@ -186,6 +217,7 @@ impl Enforcer {
             instance,
             links: Vec::new(),
             slots: BTreeSet::new(),
+            names: Names::default(),
         };
         if options.pins.is_some() {
             enforcer.find_slots()?;
@@ -254,6 +286,7 @@ fn load_program(name: &str, program: &mut Program, btf: &Btf) -> Result<(), Kern
         Program::FEntry(program) => program.load(name, btf),
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
+        Program::CgroupSkb(program) => program.load(),
         _ => return Err(KernelError::Mismatch("program of a kind that is known")),
     };
     result.map_err(|source| KernelError::Program { step: "loading", program: name.to_owned(), source })
@@ -275,7 +308,8 @@ fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
             | Map::ArrayOfMaps(data)
             | Map::HashMap(data)
             | Map::PerCpuArray(data)
-            | Map::RingBuf(data),
+            | Map::RingBuf(data)
+            | Map::SkStorage(data),
         ) => data.fd().as_fd().try_clone_to_owned().map_err(failed),
         _ => Err(KernelError::Mismatch(name)),
     }

@@ -8,8 +8,9 @@ use std::{
 
 use stockade_common::{
     file::{Accept, FsEntry},
-    limits::{MAX_FILESYSTEMS, MAX_PREFIXES, TABLE_ENTRIES},
-    net::{PortRange, PortRun},
+    limits::{MAX_FILESYSTEMS, MAX_GRANTED, MAX_PREFIXES, TABLE_ENTRIES},
+    net::{Grant, Granted, PortRange, PortRun, PrefixData},
+    tag::SCOPE_DNS,
 };
 
 use super::{
@@ -20,7 +21,8 @@ use crate::policy::image::MapImage;
 
 /// Names of the arrays of maps that hold policies' tables, in the order a policy is put in: the filesystems last, because
 /// a filesystem without an entry is denied.
-pub(super) const OUTER: [&str; 6] = ["NEXT", "STATES", "ACCEPTS", "PORTS", "PREFIXES", "FILESYSTEMS"];
+pub(super) const OUTER: [&str; 7] =
+    ["NEXT", "STATES", "ACCEPTS", "NAMES", "PORTS", "PREFIXES", "FILESYSTEMS"];
 
 /// Filesystems that may be added to a policy that is active: those mounted later.
 const LATER_FILESYSTEMS: u32 = 64;
@@ -28,9 +30,9 @@ const LATER_FILESYSTEMS: u32 = 64;
 const TABLE_BYTES: usize = TABLE_ENTRIES * size_of::<u64>();
 const TRIE_KEY: usize = 4 + 16;
 
-/// The maps of one policy, in the order of [`OUTER`].
+/// The maps of one policy, in the order of [`OUTER`]; `None`: it has nothing of that kind.
 #[derive(Debug)]
-pub(super) struct PolicyMaps([OwnedFd; OUTER.len()]);
+pub(super) struct PolicyMaps([Option<OwnedFd>; OUTER.len()]);
 
 impl PolicyMaps {
     /// Makes and fills them.
@@ -38,22 +40,34 @@ impl PolicyMaps {
         fits("automaton entries", image.next.len().max(image.states.len()), TABLE_ENTRIES)?;
         fits("filesystems", image.filesystems.len(), MAX_FILESYSTEMS as usize)?;
         fits("prefixes", image.prefixes.len(), MAX_PREFIXES as usize)?;
+        let names = (image.flags & SCOPE_DNS != 0).then(|| names("NAMES")).transpose()?;
         Ok(Self([
-            table("NEXT", &image.next)?,
-            table("STATES", &image.states)?,
-            array("ACCEPTS", &image.accepts, accept_bytes)?,
-            array("PORTS", &image.ports, port_bytes)?,
-            trie("PREFIXES", image)?,
-            filesystems("FILESYSTEMS", image)?,
+            Some(table("NEXT", &image.next)?),
+            Some(table("STATES", &image.states)?),
+            Some(array("ACCEPTS", &image.accepts, accept_bytes)?),
+            names,
+            Some(array("PORTS", &image.ports, port_bytes)?),
+            Some(trie("PREFIXES", image)?),
+            Some(filesystems("FILESYSTEMS", image)?),
         ]))
+    }
+
+    /// The map of what names have given, which is filled while the policy is active.
+    pub(super) fn into_names(self) -> Option<OwnedFd> {
+        let [_, _, _, names, ..] = self.0;
+        names
     }
 
     /// Puts them in place. The kernel waits then until no program is running that has seen what was there before.
     pub(super) fn install(&self, outer: &[OwnedFd; OUTER.len()], slot: Slot) -> Result<(), KernelError> {
         for ((outer, inner), name) in outer.iter().zip(&self.0).zip(OUTER) {
-            let fd = inner.as_raw_fd().to_ne_bytes();
-            sys::map_update(outer.as_fd(), &slot.0.to_ne_bytes(), &fd)
-                .map_err(failed("putting in place", name))?;
+            let slot = slot.0.to_ne_bytes();
+            let done = match inner {
+                Some(inner) => sys::map_update(outer.as_fd(), &slot, &inner.as_raw_fd().to_ne_bytes()),
+                // A killed daemon may have left one there.
+                None => sys::map_delete(outer.as_fd(), &slot).map(drop),
+            };
+            done.map_err(failed("putting in place", name))?;
         }
         Ok(())
     }
@@ -186,6 +200,18 @@ fn trie(name: &'static str, image: &MapImage) -> Result<OwnedFd, KernelError> {
     freeze(name, map)
 }
 
+/// Not closed: the DNS gate adds to it, and takes away.
+fn names(name: &'static str) -> Result<OwnedFd, KernelError> {
+    let shape = Shape {
+        kind: sys::MAP_TYPE_HASH,
+        key_size: size_of::<PrefixData>() as u32,
+        value_size: size_of::<Granted>() as u32,
+        max_entries: MAX_GRANTED,
+        flags: sys::NO_PREALLOC,
+    };
+    create(name, shape)
+}
+
 /// Not closed: what is mounted later is added.
 fn filesystems(name: &'static str, image: &MapImage) -> Result<OwnedFd, KernelError> {
     let shape = Shape {
@@ -218,6 +244,15 @@ fn port_bytes(range: &PortRange, out: &mut Vec<u8>) {
     words(out, [low, high, rule, verdict]);
 }
 
+/// As the programs read it.
+pub(super) fn granted_bytes(granted: &Granted) -> Vec<u8> {
+    let mut out = Vec::with_capacity(size_of::<Granted>());
+    for Grant { low, high, rule, expires } in granted.grants {
+        words(&mut out, [low, high, rule, expires]);
+    }
+    out
+}
+
 fn filesystem_bytes(entry: &FsEntry, out: &mut Vec<u8>) {
     let FsEntry { anchored, floating, anchored_self, floating_self, flags, pad } = *entry;
     words(out, [anchored, floating, anchored_self, floating_self, flags, pad]);
@@ -225,6 +260,8 @@ fn filesystem_bytes(entry: &FsEntry, out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use stockade_common::net::GRANTS;
+
     use super::*;
 
     #[test]
@@ -235,6 +272,8 @@ mod tests {
             out.len()
         };
         assert_eq!(length(&|out| accept_bytes(&Accept::NOTHING, out)), size_of::<Accept>());
+        let granted = Granted { grants: [Grant::NOTHING; GRANTS] };
+        assert_eq!(granted_bytes(&granted).len(), size_of::<Granted>());
         let range = PortRange { low: 0, high: 0, rule: 0, verdict: 0 };
         assert_eq!(length(&|out| port_bytes(&range, out)), size_of::<PortRange>());
         assert_eq!(length(&|out| filesystem_bytes(&FsEntry::default(), out)), size_of::<FsEntry>());

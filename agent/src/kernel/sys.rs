@@ -17,11 +17,14 @@ const MAP_GET_NEXT_KEY: libc::c_long = 4;
 const OBJ_PIN: libc::c_long = 6;
 const OBJ_GET: libc::c_long = 7;
 const PROG_GET_FD_BY_ID: libc::c_long = 13;
+const MAP_GET_FD_BY_ID: libc::c_long = 14;
 const OBJ_GET_INFO_BY_FD: libc::c_long = 15;
 const RAW_TRACEPOINT_OPEN: libc::c_long = 17;
 const MAP_FREEZE: libc::c_long = 22;
 const MAP_UPDATE_BATCH: libc::c_long = 26;
 const LINK_CREATE: libc::c_long = 28;
+
+const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// `BPF_MAP_TYPE_HASH`.
 pub const MAP_TYPE_HASH: u32 = 1;
@@ -302,16 +305,49 @@ pub struct ProgramInfo {
     pub name: [u8; 16],
 }
 
-/// Type, tag and name of a program, by its kernel id.
-pub fn program_info(id: u32) -> io::Result<ProgramInfo> {
+/// An object, by its kernel id.
+fn by_id(command: libc::c_long, id: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attr {
         id: u32,
         next_id: u32,
         open_flags: u32,
     }
-    let program = descriptor(PROG_GET_FD_BY_ID, &mut Attr { id, next_id: 0, open_flags: 0 })?;
+    descriptor(command, &mut Attr { id, next_id: 0, open_flags: 0 })
+}
+
+/// Type, tag and name of a program, by its kernel id.
+pub fn program_info(id: u32) -> io::Result<ProgramInfo> {
+    let program = by_id(PROG_GET_FD_BY_ID, id)?;
     info(program.as_fd(), ProgramInfo::default())
+}
+
+/// A map, by its kernel id.
+pub fn map_by_id(id: u32) -> io::Result<OwnedFd> {
+    by_id(MAP_GET_FD_BY_ID, id)
+}
+
+/// Cookie of this process's network namespace (kernel 5.14).
+pub fn netns_cookie() -> io::Result<u64> {
+    // SAFETY: takes numbers only.
+    let socket = unsafe { libc::socket(libc::AF_UNIX, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if socket < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a descriptor the kernel has just given out.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    let (mut cookie, mut length) = (0u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: writes to a local of the length given.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }
 
 /// A map made with `BPF_F_MMAPABLE`, mapped to be read and written (kernel 5.5).
