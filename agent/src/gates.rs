@@ -5,15 +5,15 @@ use std::{
     fs::File,
     io,
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
-use stockade_common::net::{GateKey, PrefixData};
+use stockade_common::net::{Granted, PrefixData};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::{
-    dns::{DnsConfig, Gate, GateEvent, NameTable, TableInput},
-    kernel::{Enforcer, Grants, KernelError, Scope, Slot},
+    dns::{self, DnsConfig, Gate, GateEvent, NameTable, TableInput},
+    kernel::{self, Enforcer, KernelError, Scope, Slot},
     policy::checked::CheckedPolicy,
 };
 
@@ -60,10 +60,24 @@ struct Place {
 #[derive(Debug)]
 pub struct Gates {
     config: DnsConfig,
-    grants: Arc<Grants>,
-    gate: Option<Arc<Gate>>,
+    gate: Names,
     events: Sender<GateEvent>,
-    places: BTreeMap<GateKey, Place>,
+    /// By scope and cookie of the network namespace.
+    places: BTreeMap<(Scope, u64), Place>,
+}
+
+impl dns::Kernel for kernel::Granter {
+    fn grant(&self, scope: u32, address: PrefixData, granted: &Granted) -> io::Result<()> {
+        Self::grant(self, Scope(scope), &address, granted)
+    }
+
+    fn revoke(&self, scope: u32, address: PrefixData) -> io::Result<()> {
+        match Self::revoke(self, Scope(scope), &address) {
+            // The policy has no names any more.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
 }
 
 /// The rules on names of a policy, if it has a gate.
@@ -74,20 +88,20 @@ pub fn table(policy: &CheckedPolicy) -> Option<Arc<NameTable>> {
             names: &policy.names,
             destinations: &policy.destinations,
             settings: &policy.dns,
-            private: &policy.private_names,
+            private: &[],
         }))
     })
 }
 
-/// Names that allowed addresses, for events.
+/// The gate, once there is one: names that allowed addresses, for events.
 #[derive(Debug, Clone, Default)]
-pub struct Names(Option<Arc<Gate>>);
+pub struct Names(Arc<OnceLock<Gate>>);
 
 impl Names {
     /// The name that a rule has allowed an address for.
     #[must_use]
     pub fn name_of(&self, scope: u32, address: PrefixData, rule: u32) -> Option<String> {
-        self.0.as_ref()?.name_of(scope, address, rule)
+        self.0.get()?.name_of(scope, address, rule)
     }
 }
 
@@ -96,31 +110,35 @@ impl Gates {
     #[must_use]
     pub fn new(config: DnsConfig) -> (Self, Receiver<GateEvent>) {
         let (events, receiver) = channel(WAITING_EVENTS);
-        let gates = Self { config, grants: Arc::default(), gate: None, events, places: BTreeMap::new() };
-        (gates, receiver)
+        (Self { config, gate: Names::default(), events, places: BTreeMap::new() }, receiver)
     }
 
-    /// Names for events, as far as there are gates by now.
+    /// Names for events.
     #[must_use]
     pub fn names(&self) -> Names {
-        Names(self.gate.clone())
+        self.gate.clone()
     }
 
-    fn gate(&mut self) -> Result<Arc<Gate>, GateError> {
-        if let Some(gate) = &self.gate {
-            return Ok(gate.clone());
+    fn start(&self, enforcer: &Enforcer) -> Result<(), GateError> {
+        if self.gate.0.get().is_some() {
+            return Ok(());
         }
         let events = self.events.clone();
         // An event that does not fit is one less: what was decided stays decided.
         let tell = move |event| drop(events.try_send(event));
-        let gate = Gate::start(&self.config, self.grants.clone(), tell).map_err(failed("starting"))?;
-        let gate = Arc::new(gate);
-        self.gate = Some(gate.clone());
-        Ok(gate)
+        let granter = Arc::new(enforcer.granter()?);
+        let gate = Gate::start(&self.config, granter, tell).map_err(failed("starting"))?;
+        // Nobody else has: this is not shared between threads.
+        let _ = self.gate.0.set(gate);
+        Ok(())
+    }
+
+    fn gate(&self) -> Result<&Gate, GateError> {
+        self.gate.0.get().ok_or_else(|| failed("starting")(io::ErrorKind::NotFound.into()))
     }
 
     /// Holds a scope to the policy in a slot, names included: in one step. What answers that clients still use allow under
-    /// it is in its tables before.
+    /// it is in its tables before, and is returned.
     ///
     /// # Errors
     /// What refused; nothing is changed then.
@@ -129,17 +147,17 @@ impl Gates {
         enforcer: &mut Enforcer,
         (scope, slot, flags): (Scope, Slot, u32),
         names: Option<Arc<NameTable>>,
-    ) -> Result<(), GateError> {
+    ) -> Result<Vec<(PrefixData, Granted)>, GateError> {
         let Some(table) = names else {
             enforcer.hold(scope, slot, flags)?;
-            return self.forget(enforcer, scope);
+            self.forget(enforcer, scope)?;
+            return Ok(Vec::new());
         };
-        let (gate, grants) = (self.gate()?, self.grants.clone());
-        gate.switch(scope.0, table, |granted| {
-            let names = enforcer.grant(slot, &granted)?;
+        self.start(enforcer)?;
+        self.gate()?.switch(scope.0, table, |granted| {
+            enforcer.grant_to_slot(slot, &granted)?;
             enforcer.hold(scope, slot, flags)?;
-            grants.set(scope, names);
-            Ok(())
+            Ok(granted)
         })
     }
 
@@ -147,31 +165,36 @@ impl Gates {
     ///
     /// # Errors
     /// If the namespace cannot be entered, or has enough of them.
-    pub fn open(
-        &mut self,
-        enforcer: &mut Enforcer,
-        scope: Scope,
-        pid: Option<u32>,
-    ) -> Result<(), GateError> {
+    pub fn open(&mut self, enforcer: &mut Enforcer, scope: Scope, pid: Option<u32>) -> Result<(), GateError> {
         let file = format!("/proc/{}/ns/net", pid.map_or_else(|| "self".to_owned(), |pid| pid.to_string()));
         let namespace = File::open(file).map_err(failed("opening the network namespace"))?;
         let inode = namespace.metadata().map_err(failed("opening the network namespace"))?.ino();
-        let of_scope = || self.places.iter().filter(|(key, _)| key.scope == scope.0);
+        let of_scope = || self.places.iter().filter(|((of, _), _)| *of == scope);
         if of_scope().any(|(_, place)| place.namespace == inode) {
             return Ok(());
         }
         if of_scope().count() >= MAX_NAMESPACES {
             return Err(GateError::TooMany);
         }
-        let gate = self.gate()?;
+        self.start(enforcer)?;
         let namespace = pid.map(|_| OwnedFd::from(namespace));
-        let (netns, port) = gate.open(scope.0, namespace).map_err(failed("listening"))?;
-        let key = GateKey { netns, scope: scope.0, pad: 0 };
-        if let Err(error) = enforcer.set_gate(key, Some(port)) {
-            gate.close(scope.0, netns);
+        let (netns, port) = self.gate()?.open(scope.0, namespace).map_err(failed("listening"))?;
+        if let Err(error) = enforcer.open_gate(&kernel::Gate { netns, scope, port }) {
+            self.gate()?.close(scope.0, netns);
             return Err(error.into());
         }
-        self.places.insert(key, Place { namespace: inode, idle: 0 });
+        self.places.insert((scope, netns), Place { namespace: inode, idle: 0 });
+        Ok(())
+    }
+
+    /// Forgets what an earlier daemon's gates were: nobody listens there.
+    ///
+    /// # Errors
+    /// If the map cannot be changed.
+    pub fn clear(enforcer: &mut Enforcer) -> Result<(), KernelError> {
+        for gate in enforcer.gates()? {
+            enforcer.close_gate(gate.netns, gate.scope)?;
+        }
         Ok(())
     }
 
@@ -180,13 +203,12 @@ impl Gates {
     /// # Errors
     /// If the map cannot be changed.
     pub fn forget(&mut self, enforcer: &mut Enforcer, scope: Scope) -> Result<(), GateError> {
-        let keys: Vec<GateKey> = self.places.keys().filter(|key| key.scope == scope.0).copied().collect();
-        for key in keys {
-            enforcer.set_gate(key, None)?;
-            self.places.remove(&key);
+        let places: Vec<(Scope, u64)> = self.places.keys().filter(|(of, _)| *of == scope).copied().collect();
+        for place in places {
+            enforcer.close_gate(place.1, scope)?;
+            self.places.remove(&place);
         }
-        self.grants.forget(scope);
-        if let Some(gate) = &self.gate {
+        if let Some(gate) = self.gate.0.get() {
             gate.forget(scope.0);
         }
         Ok(())
@@ -196,7 +218,7 @@ impl Gates {
     #[must_use]
     pub fn elsewhere(&self, own: u64) -> BTreeSet<Scope> {
         let others = self.places.iter().filter(|(_, place)| place.namespace != own);
-        others.map(|(key, _)| Scope(key.scope)).collect()
+        others.map(|((scope, _), _)| *scope).collect()
     }
 
     /// Closes gates where nobody is any more: a network namespace lives as long as something listens in it. `seen` are
@@ -212,18 +234,16 @@ impl Gates {
     ) -> Result<(), GateError> {
         let mut idle = Vec::new();
         for (key, place) in self.places.iter_mut().filter(|(_, place)| place.namespace != own) {
-            let is_seen = seen.contains(&(Scope(key.scope), place.namespace));
+            let is_seen = seen.contains(&(key.0, place.namespace));
             place.idle = if is_seen { 0 } else { place.idle + 1 };
             if place.idle >= IDLE_LOOKS {
                 idle.push(*key);
             }
         }
-        for key in idle {
-            enforcer.set_gate(key, None)?;
-            self.places.remove(&key);
-            if let Some(gate) = &self.gate {
-                gate.close(key.scope, key.netns);
-            }
+        for (scope, netns) in idle {
+            enforcer.close_gate(netns, scope)?;
+            self.places.remove(&(scope, netns));
+            self.gate()?.close(scope.0, netns);
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ pub mod audit;
 pub mod cli;
 pub mod daemon;
 pub mod dns;
+pub mod gates;
 #[cfg(any(test, feature = "invariant"))]
 pub mod invariant;
 pub mod kernel;

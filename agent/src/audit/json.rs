@@ -15,7 +15,10 @@ use super::{
     process::Descent,
     terms,
 };
-use crate::policy::{image::RuleInfo, mounts::MountTable};
+use crate::{
+    gates::Names,
+    policy::{image::RuleInfo, mounts::MountTable},
+};
 
 /// Name and version of the form.
 pub const SCHEMA: &str = "stockade/event/v1";
@@ -46,6 +49,8 @@ pub struct Context {
     pub boot_time: SystemTime,
     /// The daemon's scope.
     pub scope: Option<String>,
+    /// For what names addresses were allowed.
+    pub names: Names,
 }
 
 impl Default for Context {
@@ -57,6 +62,7 @@ impl Default for Context {
             boot_id: String::new(),
             boot_time: UNIX_EPOCH,
             scope: None,
+            names: Names::default(),
         }
     }
 }
@@ -117,7 +123,8 @@ pub fn event(record: &Record, actor: &Descent, context: &Context) -> Value {
             put("truncated", json!((argv.len() as u64) < u64::from(*full_len)));
         }
         Body::Net(net) if matches!(header.kind, kind::CONNECT | kind::SEND) => {
-            put("net", destination(net));
+            let name = context.names.name_of(header.scope, net.addr, header.rule);
+            put("net", destination(net, name));
         }
         Body::Net(net) => {
             put("socket", socket(net));
@@ -163,13 +170,13 @@ fn file(file: &File, context: &Context) -> Value {
     })
 }
 
-fn destination(net: &Net) -> Value {
+fn destination(net: &Net, name: Option<String>) -> Value {
     // Refused for its family: what the address is was not looked at.
     let known = net.addr != [0; 16] || net.port != 0;
     json!({
         "address": known.then(|| terms::address(net.addr).to_string()), "port": known.then_some(net.port),
         "protocol": terms::protocol(net.protocol), "family": terms::family(net.family),
-        "type": terms::socket_type(net.sock_type),
+        "type": terms::socket_type(net.sock_type), "name": name,
     })
 }
 

@@ -7,6 +7,7 @@
 
 pub mod decode;
 pub mod digest;
+pub mod gate;
 #[cfg(test)]
 mod golden;
 pub mod json;

@@ -45,6 +45,7 @@ fn events() -> Vec<Value> {
     let mut events: Vec<Value> =
         sample::each_kind().iter().map(|record| json::event(record, &descent, &context)).collect();
     let starter = Starter { pid: 3, exe: None, argv: Some(b"sudo\0\xff\0".to_vec()) };
+    events.extend(super::gate::sample().iter().map(|event| super::gate::event(event, &context, 1)));
     let origin = Origin {
         boot_id: String::new(),
         kernel: "6.12".into(),

@@ -9,9 +9,11 @@ use stockade_common::event::verdict;
 
 use super::{
     decode::Record,
+    gate,
     json::Context,
     refusal::{Access, Refusal, Subject, is_plain},
 };
+use crate::dns::GateEvent;
 
 /// Lines that are shown.
 const MAX_LINES: usize = 20;
@@ -43,7 +45,17 @@ impl Summary {
             return;
         }
         self.only_reported |= record.header.verdict == verdict::WOULD_DENY;
-        let refusal = Refusal::of(record, context);
+        self.note(Refusal::of(record, context));
+    }
+
+    /// Takes note of a question, if it was not answered.
+    pub fn asked(&mut self, event: &GateEvent, context: &Context) {
+        if let Some(refusal) = gate::refusal(event, context) {
+            self.note(refusal);
+        }
+    }
+
+    fn note(&mut self, refusal: Refusal) {
         if self.refusals.len() < MAX_KINDS || self.refusals.contains_key(&refusal) {
             *self.refusals.entry(refusal).or_default() += 1;
         } else {

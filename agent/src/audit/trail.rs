@@ -7,13 +7,14 @@ use serde_json::Value;
 use stockade_common::event::kind;
 
 use super::{
-    decode,
+    decode, gate,
     json::{self, Context},
     process::Processes,
     run::{self, Losses},
     sink::{Closed, Sink},
     summary::Summary,
 };
+use crate::dns::GateEvent;
 
 /// How long the sink may take for what is left at the end.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -97,6 +98,15 @@ impl Trail {
             self.write(&event);
         }
         self.processes.end(&record);
+    }
+
+    /// Takes note of what happened at the DNS gate.
+    pub fn asked(&mut self, event: &GateEvent, boot_ns: u64) {
+        self.summary.asked(event, &self.context);
+        if self.sink.is_some() {
+            let event = gate::event(event, &self.context, boot_ns);
+            self.write(&event);
+        }
     }
 
     /// Writes one event of the agent's own.

@@ -69,7 +69,7 @@ pub fn run(args: &Args) -> u8 {
 fn serve(args: &Args) -> Result<(), Failed> {
     let own = |error: &dyn std::fmt::Display| failed(exit::OWN_FAILURE, error);
     let config = config::load(&args.config).map_err(|error| failed(exit::USAGE, error))?;
-    let Config { socket, group, metrics, log, log_max_size } = config;
+    let Config { socket, group, metrics, log, log_max_size, dns } = config;
     // First, because it says that no other daemon is there.
     let socket = Socket::bind(&socket, &group).map_err(|error| own(&error))?;
     if socket.group().is_none() {
@@ -79,8 +79,8 @@ fn serve(args: &Args) -> Result<(), Failed> {
     let log = log.map(|path| Log::open(&path, log_max_size).and_then(|log| Sink::start(Box::new(log))));
     let log = log.transpose().map_err(|error| own(&format!("[events] log: {error}")))?;
     let hub = Hub::default();
-    let started = core::start(&args.policies, args.allow_degraded.is_some(), hub.clone(), log);
-    let Started { core, ring, tags } = started.map_err(|error| {
+    let started = core::start(&args.policies, args.allow_degraded.is_some(), hub.clone(), log, dns);
+    let Started { core, ring, asked, tags } = started.map_err(|error| {
         let code = match &error {
             StartError::Unavailable(_) => exit::UNAVAILABLE,
             StartError::Policies(_) => exit::USAGE,
@@ -112,7 +112,8 @@ fn serve(args: &Args) -> Result<(), Failed> {
     let runtime = runtime.map_err(|error| own(&error))?;
     let status = core.summary();
     let outcome = runtime.block_on(async move {
-        let inputs = Inputs { ring: Ring::new(ring)?, commands: requests, refused, signals: signals()? };
+        let (ring, signals) = (Ring::new(ring)?, signals()?);
+        let inputs = Inputs { ring, commands: requests, refused, asked, signals };
         notify::ready(&status)?;
         Ok::<End, std::io::Error>(core.serve(inputs).await)
     });

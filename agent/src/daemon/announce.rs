@@ -101,6 +101,7 @@ mod tests {
         let boot = Boot {
             id: "01234567-89ab-cdef-0123-456789abcdef".into(),
             time: std::time::SystemTime::UNIX_EPOCH,
+            names: crate::gates::Names::default(),
         };
         let path = Path::new("/ci.slice/a\\\n\u{9b}");
         let mut events: Vec<Value> =

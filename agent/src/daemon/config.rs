@@ -9,6 +9,7 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::dns::{DnsConfig, Server, Upstreams};
 use crate::policy::{
     diagnostic::{Diagnostic, Diagnostics},
     suggest::closest,
@@ -38,6 +39,8 @@ pub struct Config {
     pub log: Option<PathBuf>,
     /// Bytes after which the log is begun anew.
     pub log_max_size: u64,
+    /// Whom the DNS gate asks.
+    pub dns: DnsConfig,
 }
 
 impl Default for Config {
@@ -48,6 +51,7 @@ impl Default for Config {
             metrics: None,
             log: None,
             log_max_size: 64 << 20,
+            dns: DnsConfig::default(),
         }
     }
 }
@@ -58,6 +62,13 @@ struct File {
     api: Api,
     metrics: Metrics,
     events: Events,
+    dns: Dns,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Dns {
+    upstream: Option<Vec<Spanned<String>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -120,8 +131,9 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Diagnostics> {
     })?;
     let mut wrong = Vec::new();
     let mut config = Config::default();
-    let File { api: Api { socket, group }, metrics: Metrics { listen }, events: Events { log, max_size } } =
+    let File { api, metrics: Metrics { listen }, events: Events { log, max_size }, dns: Dns { upstream } } =
         file;
+    let Api { socket, group } = api;
     if let Some(socket) = socket {
         let length = socket.get_ref().as_os_str().len();
         if !is_file_path(socket.get_ref()) || length > MAX_SOCKET_PATH {
@@ -161,6 +173,22 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Diagnostics> {
         }
         config.log_max_size = size.into_inner();
     }
+    if let Some(servers) = upstream {
+        let mut parsed = Vec::new();
+        for server in servers {
+            match server.get_ref().parse::<Server>() {
+                Ok(server) => parsed.push(server),
+                Err(error) => wrong.push(complaint(
+                    error.to_string(),
+                    Some(server.span()),
+                    "write \"192.0.2.1\", \"[2001:db8::1]:53\" or \"tls://192.0.2.1#dns.example.test\""
+                        .into(),
+                )),
+            }
+        }
+        // An empty list asks nobody.
+        config.dns = DnsConfig { upstream: Upstreams::These(parsed) };
+    }
     if wrong.is_empty() { Ok(config) } else { Err(Diagnostics(wrong)) }
 }
 
@@ -172,7 +200,8 @@ fn is_file_path(path: &Path) -> bool {
 }
 
 fn help(message: &str) -> String {
-    const KEYS: &str = "there are [api] socket, group; [metrics] listen; [events] log, max_size";
+    const KEYS: &str =
+        "there are [api] socket, group; [metrics] listen; [events] log, max_size; [dns] upstream";
     let mut quoted = message.split('`').skip(1).step_by(2);
     if message.starts_with("unknown") {
         let word = quoted.next().unwrap_or_default();

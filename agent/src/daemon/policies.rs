@@ -13,6 +13,7 @@ use crate::{
         digest::{digest, mode_name},
         json::{Context, PolicyId},
     },
+    gates::Names,
     policy::{
         checked::CheckedPolicy, compile, diagnostic::Diagnostics, follow, image::MapImage, mounts::MountTable,
     },
@@ -49,6 +50,8 @@ pub struct Boot {
     pub id: String,
     /// Wall-clock time of boot.
     pub time: SystemTime,
+    /// For what names addresses were allowed.
+    pub names: Names,
 }
 
 impl View {
@@ -107,6 +110,13 @@ impl View {
         self.namespace == other.namespace && self.mounts == other.mounts
     }
 
+    /// The process it is seen through.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        let process = self.root.parent()?.strip_prefix("/proc").ok()?;
+        process.to_str()?.parse().ok()
+    }
+
     /// Whether what its root directory shows can still be read: the process may have ended.
     #[must_use]
     pub fn is_there(&self) -> bool {
@@ -133,6 +143,7 @@ impl View {
             boot_id: boot.id.clone(),
             boot_time: boot.time,
             scope: Some(scope.to_owned()),
+            names: boot.names.clone(),
         };
         let warnings = warnings.into_iter().map(|warning| Diagnostics(vec![warning]).to_string()).collect();
         Ok(Compiled { image, context, warnings })

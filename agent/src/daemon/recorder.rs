@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use stockade_common::{
     counter::{COUNTERS, Counter},
-    event::{kind, verdict},
+    event::{kind, reason, verdict},
 };
 
 use super::{
@@ -36,6 +36,13 @@ pub enum Notice {
         scope: Scope,
         /// From the root of the v2 hierarchy.
         path: Bytes,
+    },
+    /// A process has asked for a name where its scope has no gate.
+    NoGate {
+        /// Its scope.
+        scope: Scope,
+        /// Its process id.
+        pid: u32,
     },
     /// A workload was stopped before its first instruction.
     Started {
@@ -129,6 +136,9 @@ impl Recorder {
                 }
                 (kind::STARTED, _) => {
                     notices.push(Notice::Started { pid: header.tgid, cgroup_id: header.cgroup_id });
+                }
+                (kind::CONNECT | kind::SEND, _) if header.reason == reason::NO_GATE => {
+                    notices.push(Notice::NoGate { scope: Scope(header.scope), pid: header.tgid });
                 }
                 _ => {}
             }

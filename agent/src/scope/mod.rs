@@ -6,6 +6,7 @@ pub mod container;
 pub mod flows;
 pub mod held;
 pub mod host;
+pub mod interface;
 pub mod launch;
 pub mod matcher;
 pub mod running;

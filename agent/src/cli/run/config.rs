@@ -13,6 +13,7 @@ use crate::{
         json::PolicyId,
     },
     cli::{exit, policy::follow_links},
+    dns::DnsConfig,
     policy::{
         check::{self, Overlay},
         checked::{CheckedPolicy, Mode},
@@ -48,6 +49,8 @@ pub struct Config {
     pub image: MapImage,
     /// What it was compiled for.
     pub mounts: MountTable,
+    /// Whom the DNS gate asks.
+    pub dns: DnsConfig,
     /// Where events go.
     pub events: Option<Destination>,
     /// Report allowed reads and sends too.
@@ -96,6 +99,7 @@ impl Config {
             policy: PolicyId { name: policy.name.clone(), digest, mode: mode_name(policy.mode) },
             enforce: policy.mode == Mode::Enforce,
             image,
+            dns: DnsConfig::default(),
             mounts,
             events,
             audit_all: args.audit == "all",

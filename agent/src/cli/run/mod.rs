@@ -89,21 +89,29 @@ fn attempt(args: &Args) -> Result<u8, Refused> {
         boot_id: origin.boot_id.clone(),
         boot_time: boot_time(),
         scope: None,
+        names: prepared.gates.names(),
     };
     let begin = story::start(&start(&config, &prepared, &origin)?, &context, boot_ns());
     if let Some(signal) = signals::ended_before_start(&prepared.signals) {
         let code = 128u8.wrapping_add(signal as u8);
         return Err(Refused::new(code, "ended by a signal before the command was started"));
     }
-    // There is one thread until here.
+    // There is one thread until here, and that of the DNS gate.
     let pid = launch(&config, &prepared)?;
 
     let outcome = runtime.block_on(async {
         let sink = out.map(Sink::start).transpose()?;
         let mut trail = Trail::new(context, sink, config.audit_all);
         trail.write(&begin);
-        let mut supervisor =
-            Supervisor { pid, ring: Ring::new(ring)?, trail, enforcer: &mut prepared.enforcer, before };
+        let mut supervisor = Supervisor {
+            pid,
+            ring: Ring::new(ring)?,
+            trail,
+            enforcer: &mut prepared.enforcer,
+            before,
+            asked: &mut prepared.asked,
+            egress: config.checked.egress.clone(),
+        };
         let status = supervisor.follow(&prepared.signals).await?;
         let emptied = prepared.cgroup.kill_and_remove();
         if let Some(terminal) = &terminal {

@@ -4,15 +4,18 @@ use std::path::Path;
 
 use nix::sys::signalfd::SignalFd;
 use stockade_common::tag::{SCOPE_AUDIT_ALL, SCOPE_CGROUP_EMITS, SCOPE_ENFORCE};
+use tokio::sync::mpsc::Receiver;
 
 use super::{Refused, config::Config};
 use crate::{
     audit::origin::boot_ns,
     cli::{exit, guarantee::Proof, host, remedy},
+    dns::GateEvent,
+    gates::{self, Gates},
     kernel::{Enforcer, Entry, LoadOptions, PinnedDirectory, Scope, remove_stale_pins},
     scope::{
         cgroup::{self, OwnCgroup},
-        signals,
+        interface, signals,
     },
 };
 
@@ -25,6 +28,10 @@ pub const SCOPE: Scope = Scope(1);
 pub struct Prepared {
     /// The tagged cgroup.
     pub cgroup: OwnCgroup,
+    /// Where the command asks for names.
+    pub gates: Gates,
+    /// What happens there.
+    pub asked: Receiver<GateEvent>,
     /// The programs. Dropped before the pins: the kernel detaches a link in the background when a pin was the last to
     /// hold it, while closing the last descriptor waits for it (20 LSM links: 3 s on 6.12).
     pub enforcer: Enforcer,
@@ -62,12 +69,23 @@ pub fn prepare(config: &Config) -> Result<Prepared, Refused> {
     {
         flags |= if wanted { flag } else { 0 };
     }
-    enforcer.hold(SCOPE, slot, flags).map_err(Refused::own)?;
+    let (mut gates, asked) = Gates::new(config.dns.clone());
+    gates.hold(&mut enforcer, (SCOPE, slot, flags), gates::table(&config.checked)).map_err(Refused::own)?;
+    if config.checked.uses_gate() {
+        gates.open(&mut enforcer, SCOPE, None).map_err(unavailable)?;
+    }
+    if let Some(name) = &config.checked.egress {
+        let interface = interface::index(name);
+        if interface.is_none() {
+            eprintln!("stockade: there is no interface {name}: nothing leaves this host until there is");
+        }
+        enforcer.set_egress(SCOPE, interface).map_err(Refused::own)?;
+    }
     enforcer.tag(cgroup.id().map_err(Refused::own)?, SCOPE, Entry::AtOnce).map_err(Refused::own)?;
     let pins = enforcer
         .pin(&Path::new(host::PINS).join(&name))
         .map_err(|error| unavailable(remedy::explain(&error)))?;
-    Ok(Prepared { cgroup, pins, enforcer, signals, guarantees, degraded })
+    Ok(Prepared { cgroup, gates, asked, pins, enforcer, signals, guarantees, degraded })
 }
 
 /// Pins of runs that were killed, once nothing is left that they police.

@@ -4,6 +4,7 @@ use std::{
     io,
     os::{fd::AsFd as _, unix::process::ExitStatusExt as _},
     process::ExitStatus,
+    time::Duration,
 };
 
 use nix::{
@@ -15,13 +16,19 @@ use nix::{
     unistd::Pid,
 };
 use stockade_common::counter::{COUNTERS, Counter};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    sync::mpsc::Receiver,
+    time::{MissedTickBehavior, interval},
+};
 
 use super::prepare::SCOPE;
 use crate::{
     audit::{origin::boot_ns, ring::Ring, trail::Trail},
+    dns::GateEvent,
     kernel::{Enforcer, KernelError},
     scope::{
+        interface,
         signals::{self, Action},
         terminal,
     },
@@ -29,6 +36,8 @@ use crate::{
 
 /// More than the ring can hold: should something survive that makes records for ever, there is an end all the same.
 const LAST_BATCHES: usize = 256;
+/// Between looks at what nobody tells of.
+const TICK: Duration = Duration::from_secs(1);
 
 /// What is supervised.
 #[derive(Debug)]
@@ -43,6 +52,10 @@ pub struct Supervisor<'a> {
     pub enforcer: &'a mut Enforcer,
     /// What was counted before the command was started.
     pub before: [u64; COUNTERS],
+    /// What happens at the DNS gate.
+    pub asked: &'a mut Receiver<GateEvent>,
+    /// The interface by which all must leave.
+    pub egress: Option<String>,
 }
 
 /// The command as a process: what becomes of it, and signals for it.
@@ -62,6 +75,8 @@ impl Supervisor<'_> {
         }
         // SAFETY: the descriptor is borrowed for longer than this lives, and stays the same.
         let arrival = unsafe { AsyncFd::register_with_interest(signals.as_fd(), Interest::READABLE) }?;
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
@@ -76,7 +91,17 @@ impl Supervisor<'_> {
                     let batch = batch?;
                     self.take(batch).map_err(io::Error::other)?;
                 }
+                Some(event) = self.asked.recv() => self.trail.asked(&event, boot_ns()),
+                _ = tick.tick(), if self.egress.is_some() => self.follow_interface().map_err(io::Error::other)?,
             }
+        }
+    }
+
+    /// An interface has another number when it comes again.
+    fn follow_interface(&mut self) -> Result<(), KernelError> {
+        match &self.egress {
+            Some(name) => self.enforcer.set_egress(SCOPE, interface::index(name)),
+            None => Ok(()),
         }
     }
 
@@ -85,6 +110,9 @@ impl Supervisor<'_> {
     /// # Errors
     /// If the losses cannot be read.
     pub fn rest(&mut self) -> Result<(), KernelError> {
+        while let Ok(event) = self.asked.try_recv() {
+            self.trail.asked(&event, boot_ns());
+        }
         for _ in 0..LAST_BATCHES {
             let batch = self.ring.rest();
             let empty = batch.is_empty();

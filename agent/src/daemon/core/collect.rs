@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet};
 
 use stockade_common::limits::UNDECIDED_SCOPE;
 
-use super::{Core, refusal, refused_by_kernel, registry::Instance};
+use super::{Core, names::refused_by_gate, refusal, refused_by_kernel, registry::Instance};
 use crate::{
     daemon::command::{Refusal, RefusalKind, ScopeKind},
     kernel::Scope,
@@ -143,6 +143,7 @@ impl Core {
         let kernel = |error| refused_by_kernel(&error);
         self.take_losses_of(instance.scope, instance.slot);
         self.enforcer.let_go(instance.scope).map_err(kernel)?;
+        self.gates.forget(&mut self.enforcer, instance.scope).map_err(refused_by_gate)?;
         if self.used()?.contains(&instance.scope) {
             return Ok(false);
         }

@@ -3,6 +3,7 @@
 mod cgroups;
 mod collect;
 mod look;
+mod names;
 mod place;
 mod plan;
 mod registry;
@@ -15,7 +16,7 @@ mod start;
 mod started;
 mod status;
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
 
 use nix::sys::signal::Signal;
 use stockade_common::{counter::COUNTERS, limits::UNDECIDED_SCOPE};
@@ -43,6 +44,8 @@ use super::{
 };
 use crate::{
     audit::{origin::boot_ns, ring::Ring},
+    dns::GateEvent,
+    gates::Gates,
     kernel::{Enforcer, KernelError, Pins, Scope, Slot},
     scope::{container::Inspector, host::HostPolicies, matcher::Matcher, tree::Tree},
 };
@@ -87,6 +90,12 @@ pub struct Core {
     since: SystemTime,
     /// What is kept for events until the ring has been emptied once more.
     retired: Vec<Slot>,
+    /// Where scopes ask for names.
+    gates: Gates,
+    /// The interface by which a scope must leave, and its number now.
+    ways_out: BTreeMap<Scope, (String, Option<u32>)>,
+    /// Inode number of the host's network namespace.
+    netns: u64,
     /// Runs since the start.
     runs: u64,
     looks: Looks,
@@ -102,6 +111,8 @@ pub struct Inputs {
     pub commands: mpsc::Receiver<Command>,
     /// Who was refused by the API.
     pub refused: mpsc::Receiver<RefusedPeer>,
+    /// From the DNS gate.
+    pub asked: mpsc::Receiver<GateEvent>,
     /// To this process.
     pub signals: mpsc::Receiver<Signal>,
 }
@@ -144,6 +155,7 @@ impl Core {
                 }
                 () = self.looks.woken() => self.finish_looks(),
                 Some(peer) = inputs.refused.recv() => self.peer_refused(&peer),
+                Some(event) = inputs.asked.recv() => self.asked(&event),
                 _ = tick.tick() => {
                     ticks += 1;
                     self.look(ticks.is_multiple_of(WALK));
@@ -172,6 +184,10 @@ impl Core {
             let result = match notice {
                 Notice::Made { id, scope, path } => self.made(id, scope, &path),
                 Notice::Started { pid, cgroup_id } => self.started(pid, cgroup_id),
+                Notice::NoGate { scope, pid } => {
+                    self.open_gate(scope, Some(pid));
+                    Ok(())
+                }
             };
             if let Err(refusal) = result {
                 eprintln!("stockade: {refusal}");
@@ -223,7 +239,8 @@ impl Core {
         self.finish_looks();
         // None of them keeps the others from being done.
         let walked = if whole { self.walk() } else { Ok(()) };
-        for result in [self.look_at_held(), walked, self.collect()] {
+        let idle = if whole { self.close_idle_gates() } else { Ok(()) };
+        for result in [self.look_at_held(), walked, self.collect(), idle, self.follow_interfaces()] {
             if let Err(refusal) = result {
                 eprintln!("stockade: {refusal}");
             }

@@ -261,7 +261,7 @@ impl Core {
             (state.policy, state.source, state.entry) = (Some(policy.clone()), Some(file.clone()), entry);
             state.leaving = false;
         }
-        let mut free = Vec::new();
+        let (mut free, mut opened) = (Vec::new(), Vec::new());
         for Replacement { name, scope, before, slot, view, image, context, flags } in replacements {
             self.recorder.know(slot, context.clone(), None);
             if before.is_none() {
@@ -269,8 +269,10 @@ impl Core {
                 let label = ScopeLabel { kind: label_kind::POLICY, uid: 0, name: name.clone() };
                 self.enforcer.label(scope, Some(&label)).map_err(kernel)?;
             }
-            self.enforcer.hold(scope, slot, flags).map_err(kernel)?;
+            let policy = policies.named(&name).map(|policy| policy.policy.clone());
+            self.hold((scope, slot, flags), policy.as_ref())?;
             free.extend(before);
+            opened.push((scope, view.pid()));
             let instance = Instance { scope, slot, compiled: Some((view, image)), context };
             if let Some(state) = self.registry.scopes.get_mut(&name) {
                 match state.instances.iter_mut().find(|instance| instance.scope == scope) {
@@ -278,6 +280,9 @@ impl Core {
                     None => state.instances.push(instance),
                 }
             }
+        }
+        for (scope, pid) in opened {
+            self.open_gate(scope, pid);
         }
         for name in set_by_hand {
             self.hold_again(&name)?;

@@ -7,6 +7,7 @@ use stockade_common::tag::label_kind;
 use super::{
     Core,
     cgroups::Wanted,
+    names::refused_by_gate,
     refusal, refused_by_kernel,
     registry::{How, Instance, ScopeState},
 };
@@ -18,6 +19,7 @@ use crate::{
     kernel::{Entry, ScopeLabel},
     policy::{
         check::{self, Overlay},
+        checked::CheckedPolicy,
         parse::{Document, Source},
     },
     scope::{cgroup::OwnCgroup, tree::Node},
@@ -91,7 +93,11 @@ impl Core {
         let label = ScopeLabel { kind: label_kind::RUN, uid, name: name.to_owned() };
         self.enforcer.label(scope, Some(&label)).map_err(kernel)?;
         self.recorder.know(slot, context.clone(), Some(uid));
-        self.enforcer.hold(scope, slot, flags).map_err(kernel)?;
+        let policy = self.state(name)?.policy.clone();
+        self.hold((scope, slot, flags), policy.as_ref())?;
+        if policy.as_ref().is_some_and(CheckedPolicy::uses_gate) {
+            self.gates.open(&mut self.enforcer, scope, Some(pid)).map_err(refused_by_gate)?;
+        }
         let path = cgroup.path().strip_prefix(self.tree.mount()).map_err(|error| failed(&error))?;
         let path = std::path::Path::new("/").join(path);
         let node = Node { path: path.clone(), id: cgroup.id().map_err(|error| failed(&error))? };

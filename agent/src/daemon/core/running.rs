@@ -174,10 +174,13 @@ impl Core {
         let context = Arc::new(context);
         self.recorder.know(slot, context.clone(), uid);
         self.shadow_instance(name, scope, &view);
-        self.enforcer.hold(scope, slot, flags).map_err(kernel)?;
+        let policy = self.state(name)?.policy.clone();
+        self.hold((scope, slot, flags), policy.as_ref())?;
+        let pid = view.pid();
         if let Some(state) = self.registry.scopes.get_mut(name) {
             state.instances.push(Instance { scope, slot, compiled: Some((view, image)), context });
         }
+        self.open_gate(scope, pid);
         Ok(scope)
     }
 

@@ -12,6 +12,7 @@ use stockade_common::{
     limits::UNDECIDED_SCOPE,
     tag::{SCOPE_AT_ONCE, SCOPE_AUDIT_ALL, SCOPE_DNS, SCOPE_EGRESS, SCOPE_LOOPBACK_OWN, label_kind},
 };
+use tokio::sync::mpsc::Receiver;
 
 use super::{
     Core,
@@ -35,6 +36,8 @@ use crate::{
         policies::{Boot, View},
         recorder::Recorder,
     },
+    dns::{DnsConfig, GateEvent},
+    gates::{self, Gates},
     kernel::{Build, Enforcer, Entry, Found, KernelError, LoadOptions, Pins, Scope, Slot, TagReader},
     policy::checked::Mode,
     scope::{
@@ -69,6 +72,8 @@ pub struct Started {
     pub core: Core,
     /// Where its records come from.
     pub ring: RingBuf<MapData>,
+    /// What happens at the DNS gate.
+    pub asked: Receiver<GateEvent>,
     /// What knows which cgroups are tagged, for the API.
     pub tags: TagReader,
 }
@@ -95,6 +100,7 @@ pub fn start(
     allow_degraded: bool,
     hub: Hub,
     log: Option<Sink>,
+    dns: DnsConfig,
 ) -> Result<Started, StartError> {
     let unavailable = |why: &dyn std::fmt::Display| StartError::Unavailable(why.to_string());
     let other = |why: &dyn std::fmt::Display| StartError::Other(why.to_string());
@@ -129,8 +135,9 @@ pub fn start(
     let root = std::fs::File::open(tree.mount()).map_err(|error| other(&error))?;
     enforcer.attach_cgroup(&root)?;
 
+    let (gates, asked) = Gates::new(dns);
     std::fs::create_dir_all(VIEWS).map_err(|error| other(&format!("creating {VIEWS}: {error}")))?;
-    let boot = Boot { id: Origin::read(0).boot_id, time: boot_time() };
+    let boot = Boot { id: Origin::read(0).boot_id, time: boot_time(), names: gates.names() };
     let undecided = Context {
         policy: PolicyId { name: UNDECIDED.into(), digest: String::new(), mode: "enforce" },
         boot_id: boot.id.clone(),
@@ -158,11 +165,15 @@ pub fn start(
         reloads: Reloads::default(),
         since: SystemTime::now(),
         retired: Vec::new(),
+        gates,
+        ways_out: BTreeMap::new(),
+        netns: gates::namespace_of(None).map_err(|error| other(&error))?,
         runs: 0,
         looks: Looks::default(),
         sorting: Sorting::default(),
     };
     let kept = core.adopt()?;
+    Gates::clear(&mut core.enforcer)?;
     if adopting {
         core.adopted = Some(kept);
     }
@@ -181,7 +192,7 @@ pub fn start(
     let adopted = core.adopted.map_or_else(String::new, |count| format!("; {count} cgroups were taken over"));
     let message = format!("{}{adopted}", core.summary());
     core.tell_of_itself("started", &message);
-    Ok(Started { core, ring, tags })
+    Ok(Started { core, ring, asked, tags })
 }
 
 fn prove(allow_degraded: bool) -> Result<Proved, StartError> {

@@ -129,6 +129,7 @@ impl Core {
             refusal(RefusalKind::Failed, format!("reading the mounts of process {pid}: {error}"))
         })?;
         let scope = self.instance(&name, &view, pid)?;
+        self.open_gate(scope, Some(pid));
         if scope != tagged {
             let entry = self.state(&name)?.entry;
             let wanted =

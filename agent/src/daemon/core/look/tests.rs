@@ -8,7 +8,8 @@ use super::*;
 use crate::scope::{cgroup::OwnCgroup, running::release};
 
 fn job(node: Node, known: Vec<Seen>) -> Job {
-    let boot = Boot { id: "boot".into(), time: SystemTime::UNIX_EPOCH };
+    let boot =
+        Boot { id: "boot".into(), time: SystemTime::UNIX_EPOCH, names: crate::gates::Names::default() };
     Job { node, name: "a".into(), how: How::Running, window: Vec::new(), policy: None, known, boot }
 }
 

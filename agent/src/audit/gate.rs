@@ -1,0 +1,208 @@
+//! Events of the DNS gate, in the form of docs/schema/event-v1.json.
+
+use serde_json::{Value, json};
+
+use super::{
+    json::Context,
+    refusal::{Refusal, Subject},
+};
+use crate::dns::{Answered, GateEvent, Granting, OverBudget, Rebinding, Refused, UpstreamFailed, Why};
+
+/// The scope an event is about.
+#[must_use]
+pub fn scope(event: &GateEvent) -> u32 {
+    match event {
+        GateEvent::Answered(Answered { scope, .. })
+        | GateEvent::Refused(Refused { scope, .. })
+        | GateEvent::Rebinding(Rebinding { scope, .. })
+        | GateEvent::OverBudget(OverBudget { scope, .. })
+        | GateEvent::UpstreamFailed(UpstreamFailed { scope, .. })
+        | GateEvent::NotGranted(Granting { scope, .. }) => *scope,
+    }
+}
+
+/// Whether a question was not answered as it was asked.
+#[must_use]
+pub fn is_denial(event: &GateEvent) -> bool {
+    !matches!(event, GateEvent::Answered(_))
+}
+
+/// An event of the gate as one JSON object.
+#[must_use]
+pub fn event(event: &GateEvent, context: &Context, boot_ns: u64) -> Value {
+    let mut out = context.common("dns", boot_ns);
+    let mut put = |key: &str, value: Value| out.insert(key.to_owned(), value);
+    put("verdict", json!(if is_denial(event) { "denied" } else { "allowed" }));
+    let rule = |rule: u32| context.rules.get(rule as usize).map_or(Value::Null, |rule| json!(rule));
+    match event {
+        GateEvent::Answered(Answered { name, kind, addresses, rule: by, ttl, .. }) => {
+            put("outcome", json!("answered"));
+            put("name", json!(name));
+            put("type", json!(kind));
+            put("addresses", json!(addresses));
+            put("rule", rule(*by));
+            put("ttl", json!(ttl));
+        }
+        GateEvent::Refused(Refused { name, kind, why, rule: by, unreported, .. }) => {
+            put("outcome", json!("refused"));
+            put("name", json!(name));
+            put("type", json!(kind));
+            put("why", json!(why));
+            put("rule", by.map_or(Value::Null, rule));
+            put("unreported", json!(unreported));
+        }
+        GateEvent::Rebinding(Rebinding { name, kind, addresses, what, rule: by, .. }) => {
+            put("outcome", json!("addresses_refused"));
+            put("name", json!(name));
+            put("type", json!(kind));
+            put("addresses", json!(addresses));
+            put("why", json!(what));
+            put("rule", rule(*by));
+        }
+        GateEvent::OverBudget(OverBudget { name, rule: by, quota, limit, .. }) => {
+            put("outcome", json!("over_budget"));
+            put("name", json!(name));
+            put("why", json!(quota));
+            put("limit", json!(limit));
+            put("rule", rule(*by));
+        }
+        GateEvent::UpstreamFailed(UpstreamFailed { name, kind, error, .. }) => {
+            put("outcome", json!("upstream_failed"));
+            put("name", json!(name));
+            put("type", json!(kind));
+            put("why", json!(error));
+        }
+        GateEvent::NotGranted(Granting { name, error, .. }) => {
+            put("outcome", json!("not_granted"));
+            put("name", json!(name));
+            put("why", json!(error));
+        }
+    }
+    Value::Object(out)
+}
+
+/// What was not answered, for people.
+#[must_use]
+pub fn refusal(event: &GateEvent, context: &Context) -> Option<Refusal> {
+    let by = |rule: Option<u32>| match rule.and_then(|rule| context.rules.get(rule as usize)) {
+        Some(rule) => format!("denied by {} ({})", rule.text, rule.source),
+        None => "denied".to_owned(),
+    };
+    let (name, why, allowable) = match event {
+        GateEvent::Answered(_) => return None,
+        GateEvent::Refused(Refused { name, why: Why::NoRule, .. }) => {
+            (name, "no rule covers the name".to_owned(), is_plain(name))
+        }
+        GateEvent::Refused(Refused { name, rule, .. }) => (name, by(*rule), false),
+        GateEvent::Rebinding(Rebinding { name, what, addresses, .. }) => {
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            (name, format!("its server answers with {}, {what}", addresses.join(", ")), false)
+        }
+        GateEvent::OverBudget(OverBudget { name, limit, .. }) => {
+            (name, format!("the scope has asked too much ([network.dns] allows {limit})"), false)
+        }
+        GateEvent::UpstreamFailed(UpstreamFailed { name, error, .. }) => {
+            (name, format!("no name server answers: {error}"), false)
+        }
+        GateEvent::NotGranted(Granting { name, error, .. }) => {
+            (name, format!("its addresses cannot be allowed: {error}"), false)
+        }
+    };
+    let rule = name.trim_end_matches('.').escape_debug().to_string();
+    Some(Refusal { subject: Subject::Destination { verb: "ask for", rule }, why, allowable })
+}
+
+/// The workload chooses names, and the user pastes flags.
+fn is_plain(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
+}
+
+/// One of each.
+#[cfg(test)]
+pub(super) fn sample() -> Vec<GateEvent> {
+    use crate::dns::Quota;
+    let (scope, netns, name, kind) = (1, 1, "api.example.test".to_owned(), "A".to_owned());
+    let addresses = vec![[192, 0, 2, 1].into()];
+    let (why, error) = (Why::NoRule, "no answer".to_owned());
+    vec![
+        GateEvent::Answered(Answered {
+            scope,
+            netns,
+            name: name.clone(),
+            kind: kind.clone(),
+            addresses: addresses.clone(),
+            rule: 0,
+            ttl: 60,
+        }),
+        GateEvent::Refused(Refused {
+            scope,
+            netns,
+            name: name.clone(),
+            kind: kind.clone(),
+            why,
+            rule: None,
+            unreported: 2,
+        }),
+        GateEvent::Rebinding(Rebinding {
+            scope,
+            netns,
+            name: name.clone(),
+            kind: kind.clone(),
+            addresses,
+            what: "loopback",
+            rule: 0,
+        }),
+        GateEvent::OverBudget(OverBudget {
+            scope,
+            netns,
+            name: name.clone(),
+            rule: 0,
+            quota: Quota::QueriesPerMinute,
+            limit: 600,
+        }),
+        GateEvent::UpstreamFailed(UpstreamFailed {
+            scope,
+            netns,
+            name: name.clone(),
+            kind,
+            error: error.clone(),
+        }),
+        GateEvent::NotGranted(Granting { scope, netns, name, error }),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_rule_is_a_flag_away() {
+        let refused = |name: &str| {
+            GateEvent::Refused(Refused {
+                scope: 1,
+                netns: 1,
+                name: name.into(),
+                kind: "A".into(),
+                why: Why::NoRule,
+                rule: None,
+                unreported: 0,
+            })
+        };
+        let told = |name| refusal(&refused(name), &Context::default()).unwrap();
+        assert_eq!(told("api.example.test").what(), "ask for api.example.test");
+        assert_eq!(told("api.example.test.").flag().as_deref(), Some("--allow-net 'api.example.test'"));
+        assert_eq!(told("a';rm -rf.test").flag(), None);
+        let answered = GateEvent::Answered(Answered {
+            scope: 1,
+            netns: 1,
+            name: "a.test".into(),
+            kind: "A".into(),
+            addresses: vec![[192, 0, 2, 1].into()],
+            rule: 0,
+            ttl: 60,
+        });
+        assert_eq!(refusal(&answered, &Context::default()), None);
+        let event = event(&answered, &Context::default(), 1);
+        assert_eq!((&event["verdict"], &event["outcome"]), (&json!("allowed"), &json!("answered")));
+    }
+}

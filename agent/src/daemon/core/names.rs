@@ -1,0 +1,114 @@
+//! Names: gates in the network namespaces of those who ask, what happens there, and the interface that all must leave by.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use stockade_common::net::{Granted, PrefixData};
+
+use super::{Core, refusal, refused_by_kernel};
+use crate::{
+    audit::{gate, origin::boot_ns},
+    daemon::command::{Refusal, RefusalKind},
+    dns::GateEvent,
+    gates::{self, GateError},
+    kernel::{Scope, Slot},
+    policy::checked::CheckedPolicy,
+    scope::interface,
+};
+
+pub(super) fn refused_by_gate(error: GateError) -> Refusal {
+    match error {
+        GateError::Kernel(error) => refused_by_kernel(&error),
+        error => refusal(RefusalKind::Failed, error),
+    }
+}
+
+impl Core {
+    /// Holds a scope to the policy in a slot: names, interface and all. What names allow under it already is returned.
+    pub(super) fn hold(
+        &mut self,
+        (scope, slot, flags): (Scope, Slot, u32),
+        policy: Option<&CheckedPolicy>,
+    ) -> Result<Vec<(PrefixData, Granted)>, Refusal> {
+        if let Some(name) = policy.and_then(|policy| policy.egress.as_ref()) {
+            self.lead_out(scope, name)?;
+        }
+        let table = policy.and_then(gates::table);
+        self.gates.hold(&mut self.enforcer, (scope, slot, flags), table).map_err(refused_by_gate)
+    }
+
+    /// Opens a scope's gate where a process is, or on the host. Without it names are refused there: nothing is open.
+    pub(super) fn open_gate(&mut self, scope: Scope, pid: Option<u32>) {
+        let uses_gate = self.registry.find(scope).is_some_and(|(name, _)| {
+            let state = self.registry.scopes.get(name);
+            state.and_then(|state| state.policy.as_ref()).is_some_and(CheckedPolicy::uses_gate)
+        });
+        if !uses_gate {
+            return;
+        }
+        if let Err(error) = self.gates.open(&mut self.enforcer, scope, pid) {
+            eprintln!("stockade: scope {}: names are refused in a network namespace: {error}", scope.0);
+        }
+    }
+
+    /// Something happened at a gate.
+    pub(super) fn asked(&mut self, event: &GateEvent) {
+        let Some((name, instance)) = self.registry.find(Scope(gate::scope(event))) else { return };
+        let said = gate::event(event, &instance.context, boot_ns());
+        let uid = self.registry.scopes.get(name).and_then(|state| state.uid);
+        let name = name.to_owned();
+        self.recorder.tell(&said, &name, uid);
+    }
+
+    fn lead_out(&mut self, scope: Scope, name: &str) -> Result<(), Refusal> {
+        let index = interface::index(name);
+        if index.is_none() {
+            eprintln!(
+                "stockade: there is no interface {name}: nothing of scope {} leaves this host",
+                scope.0
+            );
+        }
+        self.ways_out.insert(scope, (name.to_owned(), index));
+        self.enforcer.set_egress(scope, index).map_err(|error| refused_by_kernel(&error))
+    }
+
+    /// An interface has another number when it comes again.
+    pub(super) fn follow_interfaces(&mut self) -> Result<(), Refusal> {
+        let scopes: BTreeSet<Scope> = self.registry.numbers().collect();
+        self.ways_out.retain(|scope, _| scopes.contains(scope));
+        let changed: Vec<(Scope, String)> = self
+            .ways_out
+            .iter()
+            .filter(|(_, (name, known))| interface::index(name) != *known)
+            .map(|(scope, (name, _))| (*scope, name.clone()))
+            .collect();
+        for (scope, name) in changed {
+            self.lead_out(scope, &name)?;
+        }
+        Ok(())
+    }
+
+    /// Closes gates in network namespaces that nobody of their scope is in any more.
+    pub(super) fn close_idle_gates(&mut self) -> Result<(), Refusal> {
+        let elsewhere = self.gates.elsewhere(self.netns);
+        if elsewhere.is_empty() {
+            return Ok(());
+        }
+        let tags = self.enforcer.tags().map_err(|error| refused_by_kernel(&error))?;
+        let of: BTreeMap<u64, Scope> =
+            tags.into_iter().filter(|(_, scope)| elsewhere.contains(scope)).collect();
+        let tree = |error: &dyn std::fmt::Display| refusal(RefusalKind::Failed, error);
+        let nodes = self.tree.walk(&PathBuf::from("/")).map_err(|error| tree(&error))?.nodes;
+        let mut seen = BTreeSet::new();
+        for node in nodes {
+            let Some(scope) = of.get(&node.id) else { continue };
+            // What cannot be listed is gone.
+            for pid in self.tree.processes(&node.path).unwrap_or_default() {
+                seen.extend(gates::namespace_of(Some(pid)).ok().map(|namespace| (*scope, namespace)));
+            }
+        }
+        self.gates.close_idle(&mut self.enforcer, self.netns, &seen).map_err(refused_by_gate)
+    }
+}
