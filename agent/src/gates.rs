@@ -1,7 +1,7 @@
 //! The DNS gates of what this process enforces, and the kernel's side of them.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fs::File,
     io,
     os::{fd::OwnedFd, unix::fs::MetadataExt as _},
@@ -52,6 +52,7 @@ fn failed(step: &'static str) -> impl FnOnce(io::Error) -> GateError {
 struct Place {
     /// Inode number of the network namespace.
     namespace: u64,
+    port: u16,
     /// Looks in a row in which nobody was there.
     idle: u32,
 }
@@ -183,7 +184,7 @@ impl Gates {
             self.gate()?.close(scope.0, netns);
             return Err(error.into());
         }
-        self.places.insert((scope, netns), Place { namespace: inode, idle: 0 });
+        self.places.insert((scope, netns), Place { namespace: inode, port, idle: 0 });
         Ok(())
     }
 
@@ -212,6 +213,12 @@ impl Gates {
             gate.forget(scope.0);
         }
         Ok(())
+    }
+
+    /// Ports of a scope's gates.
+    #[must_use]
+    pub fn ports(&self, scope: Scope) -> HashSet<u16> {
+        self.places.iter().filter(|((of, _), _)| *of == scope).map(|(_, place)| place.port).collect()
     }
 
     /// Scopes that have a gate in a network namespace other than `own`.

@@ -6,7 +6,10 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::policies::Boot;
-use crate::audit::{json::SCHEMA, name::escape};
+use crate::{
+    audit::{json::SCHEMA, name::escape},
+    scope::flows::Flow,
+};
 
 fn event(kind: &str, boot: &Boot, boot_ns: u64) -> Map<String, Value> {
     let time = boot.time + std::time::Duration::from_nanos(boot_ns);
@@ -57,6 +60,18 @@ pub fn cgroup(boot: &Boot, boot_ns: u64, said: &CgroupEvent<'_>) -> Value {
     out.insert("cgroup".into(), json!(escape(path.as_os_str().as_encoded_bytes())));
     out.insert("how".into(), json!(how));
     out.insert("window".into(), json!(window));
+    Value::Object(out)
+}
+
+/// A connection was ended that a new policy does not allow.
+#[must_use]
+pub fn flow(boot: &Boot, boot_ns: u64, scope: &str, flow: &Flow) -> Value {
+    let mut out = event("flow_ended", boot, boot_ns);
+    out.insert("scope".into(), json!(scope));
+    out.insert("cgroup_id".into(), json!(flow.cgroup_id));
+    out.insert("protocol".into(), json!(if flow.protocol == 6 { "tcp" } else { "udp" }));
+    out.insert("local".into(), json!(flow.local.to_string()));
+    out.insert("remote".into(), json!(flow.remote.to_string()));
     Value::Object(out)
 }
 

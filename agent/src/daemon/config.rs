@@ -237,6 +237,7 @@ mod tests {
             metrics: Some("[::1]:9464".parse().unwrap()),
             log: Some("/var/log/e.jsonl".into()),
             log_max_size: 1_000_000,
+            dns: DnsConfig::default(),
         };
         assert_eq!(parse("x", text), Ok(expected));
     }

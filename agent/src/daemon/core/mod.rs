@@ -2,6 +2,7 @@
 
 mod cgroups;
 mod collect;
+mod flows;
 mod look;
 mod names;
 mod place;

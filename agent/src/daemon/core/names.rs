@@ -3,18 +3,22 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    sync::Arc,
 };
 
 use stockade_common::net::{Granted, PrefixData};
 
-use super::{Core, refusal, refused_by_kernel};
+use super::{Core, flows::Held, refusal, refused_by_kernel};
 use crate::{
     audit::{gate, origin::boot_ns},
     daemon::command::{Refusal, RefusalKind},
     dns::GateEvent,
     gates::{self, GateError},
     kernel::{Scope, Slot},
-    policy::checked::CheckedPolicy,
+    policy::{
+        checked::{CheckedPolicy, Mode},
+        image::MapImage,
+    },
     scope::interface,
 };
 
@@ -25,7 +29,35 @@ pub(super) fn refused_by_gate(error: GateError) -> Refusal {
     }
 }
 
+/// A scope that was switched to another policy.
+pub(super) struct Switched {
+    pub(super) name: String,
+    pub(super) scope: Scope,
+    /// A process in its network namespace; `None`: the host's.
+    pub(super) pid: Option<u32>,
+    pub(super) image: Arc<MapImage>,
+    /// What names allow under it already.
+    pub(super) granted: Vec<(PrefixData, Granted)>,
+    /// It was held to nothing before.
+    pub(super) is_new: bool,
+}
+
 impl Core {
+    /// Opens its gate, and ends connections that it may have no more.
+    pub(super) fn after_switch(&mut self, switched: &Switched) {
+        let Switched { name, scope, pid, image, granted, is_new } = switched;
+        self.open_gate(*scope, *pid);
+        let enforces =
+            self.registry.scopes.get(name).is_some_and(|state| state.effective_mode() == Mode::Enforce);
+        // What is tagged while it runs has been looked at; and what names an earlier daemon has answered is not known.
+        if *is_new || !enforces || !self.policies_known {
+            return;
+        }
+        let gates = self.gates.ports(*scope);
+        let held = Held { scope: *scope, image, granted, gates: &gates, pid: *pid };
+        self.end_forbidden(name, &held);
+    }
+
     /// Holds a scope to the policy in a slot: names, interface and all. What names allow under it already is returned.
     pub(super) fn hold(
         &mut self,

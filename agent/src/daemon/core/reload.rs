@@ -10,6 +10,7 @@ use stockade_common::{limits::UNDECIDED_SCOPE, tag::label_kind};
 use super::{
     Core,
     collect::free,
+    names::Switched,
     plan::{numbers, same_rules},
     refusal, refused_by_kernel,
     registry::{Instance, ScopeState},
@@ -270,9 +271,17 @@ impl Core {
                 self.enforcer.label(scope, Some(&label)).map_err(kernel)?;
             }
             let policy = policies.named(&name).map(|policy| policy.policy.clone());
-            self.hold((scope, slot, flags), policy.as_ref())?;
+            let granted = self.hold((scope, slot, flags), policy.as_ref())?;
             free.extend(before);
-            opened.push((scope, view.pid()));
+            let is_new = before.is_none();
+            opened.push(Switched {
+                name: name.clone(),
+                scope,
+                pid: view.pid(),
+                image: image.clone(),
+                granted,
+                is_new,
+            });
             let instance = Instance { scope, slot, compiled: Some((view, image)), context };
             if let Some(state) = self.registry.scopes.get_mut(&name) {
                 match state.instances.iter_mut().find(|instance| instance.scope == scope) {
@@ -281,8 +290,8 @@ impl Core {
                 }
             }
         }
-        for (scope, pid) in opened {
-            self.open_gate(scope, pid);
+        for switched in &opened {
+            self.after_switch(switched);
         }
         for name in set_by_hand {
             self.hold_again(&name)?;
