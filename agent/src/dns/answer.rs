@@ -45,6 +45,8 @@ pub enum Data {
     Addresses(Vec<IpAddr>),
     /// Services.
     Services(Vec<SVCB>),
+    /// Records of a type that only scopes are given in which nothing is enforced.
+    Others(Vec<RData>),
     /// Nothing of this type.
     Nothing,
     /// It does not exist.
@@ -100,18 +102,21 @@ pub fn read(message: &Message, name: &Name, kind: RecordType) -> Result<Facts, U
     ttl = records.iter().map(|record| record.ttl).fold(ttl, u32::min);
     let mut addresses: Vec<IpAddr> = Vec::new();
     let mut services: Vec<SVCB> = Vec::new();
+    let mut others: Vec<RData> = Vec::new();
     for record in records {
         match &record.data {
             RData::A(A(address)) => add(&mut addresses, (*address).into()),
             RData::AAAA(AAAA(address)) => add(&mut addresses, (*address).into()),
             RData::HTTPS(HTTPS(service)) | RData::SVCB(service) => services.push(service.clone()),
-            _ => {}
+            other => others.push(other.clone()),
         }
     }
     let data = if !addresses.is_empty() {
         Data::Addresses(addresses)
     } else if !services.is_empty() {
         Data::Services(services)
+    } else if !others.is_empty() {
+        Data::Others(others)
     } else {
         let (data, negative) = nothing(message, current, !chain.is_empty());
         ttl = ttl.min(negative);
@@ -174,7 +179,7 @@ pub fn select(
 ) -> Selection {
     let mut selection = Selection::default();
     for name in &facts.chain {
-        if let Cover::Denied(rule) = table.cover(&Key::of(name)) {
+        if let (true, Cover::Denied(rule)) = (table.enforces(), table.cover(&Key::of(name))) {
             selection.denied = Some(rule);
             return selection;
         }
@@ -192,7 +197,7 @@ pub fn select(
                 selection.what = what;
             }
             selection.refused.push(address);
-            false
+            !table.enforces()
         }
     };
     match &facts.data {
@@ -212,7 +217,10 @@ pub fn select(
             // the names on the way.
             for service in services {
                 let own = is_own(service, asked, facts.chain.last());
-                if !own && !matches!(table.cover(&Key::of(&service.target_name)), Cover::By(_)) {
+                if !own
+                    && table.enforces()
+                    && !matches!(table.cover(&Key::of(&service.target_name)), Cover::By(_))
+                {
                     continue;
                 }
                 let service = without_secrets(service, own, |address| lets(&mut selection, address));
@@ -220,6 +228,12 @@ pub fn select(
                     RecordType::HTTPS => RData::HTTPS(HTTPS(service)),
                     _ => RData::SVCB(service),
                 }));
+            }
+        }
+        Data::Others(records) => {
+            selection.chain.clone_from(&facts.chain);
+            if !table.enforces() {
+                selection.data.clone_from(records);
             }
         }
         Data::Nothing | Data::Nonexistent | Data::Open => selection.chain.clone_from(&facts.chain),

@@ -35,6 +35,8 @@ impl Weighter<(Key, u16), Remembered> for Weight {
             Data::Services(services) => {
                 services.iter().map(|service| 256 + service.svc_params.len() * 512).sum()
             }
+            // The longest answer there is.
+            Data::Others(_) => 1 << 16,
             Data::Nothing | Data::Nonexistent | Data::Open => 0,
         };
         (256 + key.bytes().len() + chain.len() * 320 + data) as u64

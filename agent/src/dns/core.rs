@@ -92,12 +92,22 @@ impl Core {
             Parsed::Nothing => return Step::Nothing,
         };
         let mut state = asker.scope.lock();
+        let enforces = state.table.enforces();
         let covered = match state.table.cover(&question.key) {
             Cover::By(covered) => covered,
-            cover => return Step::Reply(self.refuse(asker, &mut state, &question, &cover, now)),
+            cover => {
+                let refusal = self.refuse(asker, &mut state, &question, &cover, now);
+                if enforces {
+                    return Step::Reply(refusal);
+                }
+                Covered::by_nothing(&question.key)
+            }
         };
-        if !matches!(question.kind(), RecordType::A | RecordType::AAAA | RecordType::HTTPS | RecordType::SVCB)
-        {
+        let given = matches!(
+            question.kind(),
+            RecordType::A | RecordType::AAAA | RecordType::HTTPS | RecordType::SVCB
+        );
+        if enforces && !given {
             return Step::Reply(reply::answer(&question.plain, &question.query, Content::default()).bytes);
         }
         let remembered = self.cache().get(&question.key, question.kind(), now);
@@ -106,11 +116,14 @@ impl Core {
         }
         let Some(counted) = asker.scope.waiting.take(MAX_WAITING) else {
             let over = state.budget.too_many_waiting(MAX_WAITING, now);
-            return Step::Reply(self.over_budget(asker, &question, &covered, &over));
+            return Step::Reply(self.over_budget(asker, &question, &covered, &over, true));
         };
         let settings = *state.table.settings();
         if let Err(over) = state.budget.take(&settings, covered.unspelled, now) {
-            return Step::Reply(self.over_budget(asker, &question, &covered, &over));
+            let refusal = self.over_budget(asker, &question, &covered, &over, enforces);
+            if enforces {
+                return Step::Reply(refusal);
+            }
         }
         Step::Ask(question, counted)
     }
@@ -125,11 +138,15 @@ impl Core {
     ) -> Vec<u8> {
         let remembered = match found {
             Ok(remembered) => remembered,
-            Err(error) => return self.failed(asker, question, error),
+            Err(error) => return self.failed(asker, question, error, now),
         };
         let mut state = asker.scope.lock();
         match state.table.cover(&question.key) {
             Cover::By(covered) => self.give(asker, &mut state, question, &covered, &remembered, now),
+            _ if !state.table.enforces() => {
+                let covered = Covered::by_nothing(&question.key);
+                self.give(asker, &mut state, question, &covered, &remembered, now)
+            }
             cover => self.refuse(asker, &mut state, question, &cover, now),
         }
     }
@@ -166,7 +183,7 @@ impl Core {
         let nonexistent = facts.data == Data::Nonexistent;
         let reply =
             reply::answer(&question.plain, &question.query, Content { chain, data, ttl, nonexistent });
-        if reply.truncated || grant.is_empty() {
+        if reply.truncated || grant.is_empty() || !covered.is_by_rule() {
             return reply.bytes;
         }
         match self.grant(asker.scope.id, state, question, covered, &grant, (now, ttl)) {
@@ -281,8 +298,16 @@ impl Core {
         };
         if let Some(unreported) = state.quiet.tell(&question.key, question.kind().into(), now) {
             let kind = question.kind().to_string();
-            let refused =
-                Refused { scope: asker.scope.id, netns: asker.netns, name, kind, why, rule, unreported };
+            let refused = Refused {
+                enforced: state.table.enforces(),
+                scope: asker.scope.id,
+                netns: asker.netns,
+                name,
+                kind,
+                why,
+                rule,
+                unreported,
+            };
             (self.events)(GateEvent::Refused(refused));
         }
         let reason = Reason { code: reason::PROHIBITED, text };
@@ -298,8 +323,9 @@ impl Core {
         (addresses, what): (Vec<IpAddr>, &'static str),
         now: u32,
     ) {
-        if state.quiet.tell(&question.key, question.kind().into(), now).is_some() {
+        if state.quiet.is_new(&question.key, question.kind().into(), now) {
             (self.events)(GateEvent::Rebinding(Rebinding {
+                enforced: state.table.enforces(),
                 scope: asker.scope.id,
                 netns: asker.netns,
                 name: question.key.to_string(),
@@ -317,10 +343,12 @@ impl Core {
         question: &Question,
         covered: &Covered,
         over: &Exhausted,
+        enforced: bool,
     ) -> Vec<u8> {
         let Exhausted { quota, limit, first } = *over;
         if first {
             (self.events)(GateEvent::OverBudget(OverBudget {
+                enforced,
                 scope: asker.scope.id,
                 netns: asker.netns,
                 name: question.key.to_string(),
@@ -340,10 +368,9 @@ impl Core {
         reply::error(&question.plain, Some(&question.query), ResponseCode::Refused, Some(reason))
     }
 
-    fn failed(&self, asker: &Asker, question: &Question, error: String) -> Vec<u8> {
+    fn failed(&self, asker: &Asker, question: &Question, error: String, now: u32) -> Vec<u8> {
         let mut state = asker.scope.lock();
-        let now = super::clock::boot_seconds();
-        let told = state.quiet.tell(&question.key, question.kind().into(), now).is_some();
+        let told = state.quiet.is_new(&question.key, question.kind().into(), now);
         drop(state);
         let reason = Reason { code: reason::NO_REACHABLE_AUTHORITY, text: error.clone() };
         if told {
@@ -367,7 +394,7 @@ impl Core {
         now: u32,
     ) -> Vec<u8> {
         let reason = Reason { code: reason::OTHER, text: error.clone() };
-        if state.quiet.tell(&question.key, question.kind().into(), now).is_some() {
+        if state.quiet.is_new(&question.key, question.kind().into(), now) {
             let name = question.key.to_string();
             let granting = Granting { scope: asker.scope.id, netns: asker.netns, name, error };
             (self.events)(GateEvent::NotGranted(granting));

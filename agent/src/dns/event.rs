@@ -44,6 +44,8 @@ pub struct Answered {
 /// A question was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Refused {
+    /// Whether it was done, or only told of.
+    pub enforced: bool,
     /// Scope.
     pub scope: u32,
     /// Cookie of the network namespace that was asked from.
@@ -77,6 +79,8 @@ pub enum Why {
 /// Addresses were left out of an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Rebinding {
+    /// Whether it was done, or only told of.
+    pub enforced: bool,
     /// Scope.
     pub scope: u32,
     /// Cookie of the network namespace that was asked from.
@@ -96,6 +100,8 @@ pub struct Rebinding {
 /// A scope asks too much. Once a window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct OverBudget {
+    /// Whether it was done, or only told of.
+    pub enforced: bool,
     /// Scope.
     pub scope: u32,
     /// Cookie of the network namespace that was asked from.

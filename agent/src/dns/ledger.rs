@@ -151,7 +151,7 @@ impl Ledger {
                     left.addresses.insert(*data, Held { names, granted });
                 }
                 Err(error) => {
-                    lost.push((names.first().map(|(name, _)| name.to_string()).unwrap_or_default(), error))
+                    lost.push((names.first().map(|(name, _)| name.to_string()).unwrap_or_default(), error));
                 }
             }
         }
@@ -224,3 +224,6 @@ fn granted(table: &NameTable, names: &[(Key, u32)]) -> Result<Granted, LedgerErr
 fn holds_for(one: &Grant, other: &Grant) -> bool {
     one.low <= other.low && other.high <= one.high && one.expires >= other.expires
 }
+
+#[cfg(test)]
+mod tests;

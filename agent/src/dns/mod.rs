@@ -26,6 +26,11 @@ mod sockets;
 mod table;
 mod upstream;
 
+#[cfg(any(test, feature = "invariant"))]
+pub mod reference;
+#[cfg(test)]
+mod tests;
+
 use std::io;
 
 use stockade_common::net::{Granted, PrefixData};

@@ -24,15 +24,20 @@ pub struct Quiet {
 impl Quiet {
     /// Whether to tell of it, and of how many others nobody was told.
     pub fn tell(&mut self, name: &Key, kind: u16, now: u32) -> Option<u32> {
+        self.is_new(name, kind, now).then(|| std::mem::take(&mut self.unreported))
+    }
+
+    /// Whether to tell of it.
+    pub fn is_new(&mut self, name: &Key, kind: u16, now: u32) -> bool {
         if self.number != now / WINDOW {
             self.number = now / WINDOW;
             self.told.clear();
         }
         if self.told.len() >= MAX_TOLD || !self.told.insert(self.hasher.hash_one((name, kind))) {
             self.unreported = self.unreported.saturating_add(1);
-            return None;
+            return false;
         }
-        Some(std::mem::take(&mut self.unreported))
+        true
     }
 }
 

@@ -6,13 +6,16 @@ use std::{
 };
 
 use ipnet::IpNet;
-use stockade_common::net::{TCP, UDP, port_key};
+use stockade_common::{
+    file::NO_RULE,
+    net::{TCP, UDP, port_key},
+};
 
 use super::{
     address::{Standing, standing},
     name::Key,
 };
-use crate::policy::checked::{DnsSettings, NameRule, NetRule};
+use crate::policy::checked::{DnsSettings, Mode, NameRule, NetRule};
 
 /// What a table is made from.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +24,8 @@ pub struct TableInput<'a> {
     pub names: &'a [NameRule],
     /// Rules on destinations: an address that one of them allows anyway may stand in an answer, without a grant.
     pub destinations: &'a [NetRule],
+    /// Whether denials are enforced. If not, questions are answered whatever rules say, and told of.
+    pub mode: Mode,
     /// `[network.dns]`.
     pub settings: &'a DnsSettings,
     /// Names, and whether those below are meant instead, that may have addresses of private networks.
@@ -38,6 +43,7 @@ pub struct NameTable {
     /// Rules that allow something that is not public: few, if any.
     inside: Vec<(IpNet, Ranges)>,
     settings: DnsSettings,
+    mode: Mode,
 }
 
 /// Inclusive ranges of [`port_key`], sorted, with neighbours merged.
@@ -73,6 +79,16 @@ pub struct Covered {
 }
 
 impl Covered {
+    /// By no rule: it is answered where nothing is enforced, and allowed nothing.
+    pub fn by_nothing(name: &Key) -> Self {
+        Self { entries: Vec::new(), rule: NO_RULE, unspelled: name.bytes().len() }
+    }
+
+    /// Whether any rule covers it.
+    pub fn is_by_rule(&self) -> bool {
+        !self.entries.is_empty()
+    }
+
     /// Whether the same rules cover both.
     pub fn has_the_rules_of(&self, other: &Self) -> bool {
         self.entries == other.entries
@@ -94,8 +110,8 @@ impl NameTable {
     /// Compiles rules. Those whose name cannot be one cover nothing.
     #[must_use]
     pub fn new(input: &TableInput<'_>) -> Self {
-        let TableInput { names, destinations, settings, private } = *input;
-        let mut table = Self { settings: *settings, ..Self::default() };
+        let TableInput { names, destinations, mode, settings, private } = *input;
+        let mut table = Self { settings: *settings, mode, ..Self::default() };
         for NameRule { name, below, ports, tcp, udp, deny, rule } in names {
             let Some(key) = Key::parse(name) else { continue };
             let index = u32::try_from(table.entries.len()).unwrap_or(u32::MAX);
@@ -123,6 +139,12 @@ impl NameTable {
     #[must_use]
     pub fn settings(&self) -> &DnsSettings {
         &self.settings
+    }
+
+    /// Whether denials are enforced.
+    #[must_use]
+    pub fn enforces(&self) -> bool {
+        self.mode == Mode::Enforce
     }
 
     /// What rules say of a name. A denial counts whatever else covers it.
@@ -209,7 +231,7 @@ fn ranges(ports: &[(u16, u16)], tcp: bool, udp: bool) -> Ranges {
             let (low, high) = (port_key(protocol, *first), port_key(protocol, *last));
             match merged.range_mut(..=low).next_back() {
                 Some((before, until)) if *before >> 16 == protocol && *until + 1 >= low => {
-                    *until = high.max(*until)
+                    *until = high.max(*until);
                 }
                 _ => {
                     merged.insert(low, high);
@@ -219,3 +241,6 @@ fn ranges(ports: &[(u16, u16)], tcp: bool, udp: bool) -> Ranges {
     }
     merged.into_iter().collect()
 }
+
+#[cfg(test)]
+mod tests;

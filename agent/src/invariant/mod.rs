@@ -2,6 +2,8 @@
 //! (`cargo xtask fuzz`) call them with what coverage leads them to, unit tests with the seeds in `fuzz/seeds`.
 
 pub mod btf;
+pub mod dns_answer;
+pub mod dns_query;
 pub mod event;
 pub mod mountinfo;
 pub mod policy;
@@ -47,6 +49,12 @@ mod tests {
     #[test]
     fn scope_seeds() {
         replay("scope", super::scope::check);
+    }
+
+    #[test]
+    fn dns_seeds() {
+        replay("dns_query", super::dns_query::check);
+        replay("dns_answer", super::dns_answer::check);
     }
 
     #[test]

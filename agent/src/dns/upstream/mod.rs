@@ -23,7 +23,9 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-pub use self::exchange::Trouble;
+use self::exchange::Trouble;
+#[cfg(any(test, feature = "invariant"))]
+pub use self::exchange::{Manner, Received, question as put, read as understand};
 use self::remote::Remote;
 use super::{
     clock::boot_seconds,
