@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod events;
 pub mod exit;
 pub mod explain;
+pub mod from;
 pub mod generate;
 pub mod guarantee;
 pub mod host;

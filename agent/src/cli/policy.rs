@@ -9,16 +9,19 @@ use std::{
 
 use clap::{Args, Subcommand};
 
-use super::{apply, exit, live, resolve};
-use crate::policy::{
-    breadth,
-    check::{self, Overlay},
-    checked::CheckedPolicy,
-    compile,
-    diagnostic::Diagnostics,
-    dump, extend, follow,
-    mounts::MountTable,
-    parse,
+use super::{apply, exit, from, live, resolve};
+use crate::{
+    policy::{
+        breadth,
+        check::{self, Overlay},
+        checked::CheckedPolicy,
+        compile,
+        diagnostic::Diagnostics,
+        dump, extend, follow,
+        mounts::MountTable,
+        parse,
+    },
+    scope::user,
 };
 
 /// Verbs on policy files.
@@ -104,13 +107,22 @@ pub fn checked_file(file: &Path, workspace: Option<&PathBuf>) -> Result<CheckedP
         fs::canonicalize(path).map_err(|error| format!("--workspace {}: {error}", path.display()))
     };
     let workspace = workspace.map(real).transpose()?;
-    let overlay = Overlay {
+    let mut overlay = Overlay {
         workspace,
         home: std::env::var_os("HOME").map(PathBuf::from),
         user: std::env::var("USER").ok(),
         ..Overlay::default()
     };
-    check::check(&documents, &overlay).map_err(|error| error.to_string())
+    // What is run through sudo is run for who called it.
+    let user =
+        user::caller().and_then(|caller| user::target(None, caller)).map_err(|error| error.to_string())?;
+    if let Some(user) = &user {
+        (overlay.home, overlay.user) = (Some(user.home.clone()), Some(user.name.clone()));
+    }
+    overlay.found = from::answers(&documents, &overlay, user.as_ref());
+    let policy = check::check(&documents, &overlay).map_err(|error| error.to_string())?;
+    from::show(&policy);
+    Ok(policy)
 }
 
 fn check_file(input: &Input, resolve: bool) -> Result<(), String> {

@@ -11,6 +11,7 @@ pub mod dump;
 pub mod explain;
 pub mod extend;
 pub mod follow;
+pub mod from;
 pub mod globs;
 pub mod host;
 pub mod image;
