@@ -12,6 +12,7 @@ use super::{
     checked::{Author, CheckedPolicy, Mode, NameRule, NetRule, PathRule, Place},
     diagnostic::{Diagnostic, Diagnostics},
     extend::names_file,
+    from::{self, Found},
     image::RuleInfo,
     names::{self, Named},
     network,
@@ -52,6 +53,8 @@ pub struct Overlay {
     pub deny_file: Vec<String>,
     /// The command's own file, and the interpreters it names.
     pub command: Vec<PathBuf>,
+    /// What `from:` rules come to, read before.
+    pub found: from::Answers,
     /// `--egress-interface`.
     pub egress_interface: Option<String>,
     /// `--mode`.
@@ -237,6 +240,9 @@ impl Checker<'_> {
     }
 
     fn net(&mut self, text: &str, deny: bool, id: u32) {
+        if text.starts_with(from::PREFIX) {
+            return self.from(text, deny, id);
+        }
         if text.starts_with("loopback:") {
             return self.loopback(text, deny, id);
         }
@@ -248,6 +254,43 @@ impl Checker<'_> {
                 self.policy.destinations.push(NetRule { prefix, ports, tcp, udp, deny, rule: id });
             }
             Err(refusal) => self.problem(id, refusal),
+        }
+    }
+
+    /// A rule for each host that a tool is set up to use, at the same place.
+    fn from(&mut self, text: &str, deny: bool, id: u32) {
+        let overlay = self.overlay;
+        let refusal =
+            |message: &str, help: &str| Refusal { message: message.into(), help: Some(help.into()) };
+        let tool = text.strip_prefix(from::PREFIX).unwrap_or(text);
+        if !from::TOOLS.contains(&tool) {
+            return self.problem(id, from::unknown(tool));
+        }
+        if deny {
+            let help = "deny the hosts by name";
+            return self.problem(
+                id,
+                refusal("`from:` allows what a tool is set up to use, and denies nothing", help),
+            );
+        }
+        match overlay.found.get(text) {
+            None => {
+                let help = "name the hosts, or use the policy with `stockade run`, which reads that user's configuration";
+                self.problem(
+                    id,
+                    refusal("nobody runs this policy, of whom a configuration could be read", help),
+                );
+            }
+            Some(Err(refusal)) => self.problem(id, refusal.clone()),
+            Some(Ok(found)) => {
+                let (own, place) =
+                    (self.policy.rules[id as usize].clone(), self.policy.places[id as usize].clone());
+                for Found { rule, place: named } in found {
+                    let source = format!("{text} ({named})");
+                    let id = self.rule(rule, &source, &own.list, place.clone());
+                    self.net(rule, false, id);
+                }
+            }
         }
     }
 

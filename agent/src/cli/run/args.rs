@@ -13,7 +13,7 @@ pub struct Args {
     /// Directory that may be read, changed and executed below.
     #[arg(long)]
     pub workspace: Option<PathBuf>,
-    /// Destination that may be reached: an address, prefix, name or *.name, [:ports][/proto]; loopback:own.
+    /// Destination that may be reached: an address, prefix, name or *.name, [:ports][/proto]; loopback:own; from:TOOL for the hosts that pip, cargo, npm, git-remotes or apt is set up to use.
     #[arg(long, value_name = "RULE")]
     pub allow_net: Vec<String>,
     /// Destination that may not be reached, whatever is allowed; of a name, neither ports nor protocol.
