@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use crate::{
     dns::{self, DnsConfig, Gate, GateEvent, NameTable, TableInput},
     kernel::{self, Enforcer, KernelError, Scope, Slot},
-    policy::checked::CheckedPolicy,
+    policy::checked::{CheckedPolicy, Mode},
 };
 
 /// Network namespaces of one scope with a gate: a workload can make any number of them.
@@ -81,15 +81,16 @@ impl dns::Kernel for kernel::Granter {
     }
 }
 
-/// The rules on names of a policy, if it has a gate.
+/// The rules on names of a policy, if it has a gate; enforced, or only reported.
 #[must_use]
-pub fn table(policy: &CheckedPolicy) -> Option<Arc<NameTable>> {
+pub fn table(policy: &CheckedPolicy, mode: Mode) -> Option<Arc<NameTable>> {
     policy.uses_gate().then(|| {
         Arc::new(NameTable::new(&TableInput {
             names: &policy.names,
             destinations: &policy.destinations,
             settings: &policy.dns,
             private: &[],
+            mode,
         }))
     })
 }

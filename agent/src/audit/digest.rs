@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 use sha2::{Digest as _, Sha256};
 
 use crate::policy::{
-    checked::{CheckedPolicy, DnsSettings, Mode, NameRule, NetRule, PathRule},
-    names,
+    checked::{AbstractRule, CheckedPolicy, DnsSettings, Mode, NameRule, NetRule, PathRule},
+    names, unix,
 };
 
 /// `sha256:` and 64 hexadecimal digits.
@@ -23,14 +23,20 @@ pub fn digest(policy: &CheckedPolicy) -> String {
         places: _,
         scope: _,
         names,
-        abstracts: _,
-        listen: _,
+        abstracts,
+        listen,
         loopback_own,
         egress,
         dns,
         asks_for_gate: _,
     } = policy;
-    let mut lines: Vec<String> = paths.iter().map(path).chain(destinations.iter().map(destination)).collect();
+    let mut lines: Vec<String> = paths
+        .iter()
+        .map(path)
+        .chain(destinations.iter().map(|rule| address("net", rule)))
+        .chain(listen.iter().map(|rule| address("listen", rule)))
+        .chain(abstracts.iter().map(abstract_socket))
+        .collect();
     lines.extend(names.iter().map(name));
     lines.extend(loopback_own.map(|_| "loopback own".to_owned()));
     lines.extend(egress.as_ref().map(|interface| format!("egress {interface}")));
@@ -67,9 +73,14 @@ fn path(rule: &PathRule) -> String {
     format!("path {} {access} {pattern}", verdict(*deny))
 }
 
-fn destination(rule: &NetRule) -> String {
+fn abstract_socket(rule: &AbstractRule) -> String {
+    let AbstractRule { name, deny, rule: _ } = rule;
+    format!("{} {}", verdict(*deny), unix::written(name))
+}
+
+fn address(what: &str, rule: &NetRule) -> String {
     let NetRule { prefix, ports, tcp, udp, deny, rule: _ } = rule;
-    format!("net {} {prefix} {ports:?} tcp={tcp} udp={udp}", verdict(*deny))
+    format!("{what} {} {prefix} {ports:?} tcp={tcp} udp={udp}", verdict(*deny))
 }
 
 fn name(rule: &NameRule) -> String {

@@ -27,12 +27,22 @@ pub fn is_denial(event: &GateEvent) -> bool {
     !matches!(event, GateEvent::Answered(_))
 }
 
+fn verdict(event: &GateEvent) -> &'static str {
+    match event {
+        GateEvent::Answered(_) => "allowed",
+        GateEvent::Refused(Refused { enforced: false, .. })
+        | GateEvent::Rebinding(Rebinding { enforced: false, .. })
+        | GateEvent::OverBudget(OverBudget { enforced: false, .. }) => "would_deny",
+        _ => "denied",
+    }
+}
+
 /// An event of the gate as one JSON object.
 #[must_use]
 pub fn event(event: &GateEvent, context: &Context, boot_ns: u64) -> Value {
     let mut out = context.common("dns", boot_ns);
     let mut put = |key: &str, value: Value| out.insert(key.to_owned(), value);
-    put("verdict", json!(if is_denial(event) { "denied" } else { "allowed" }));
+    put("verdict", json!(verdict(event)));
     let rule = |rule: u32| context.rules.get(rule as usize).map_or(Value::Null, |rule| json!(rule));
     match event {
         GateEvent::Answered(Answered { name, kind, addresses, rule: by, ttl, .. }) => {
@@ -135,6 +145,7 @@ pub(super) fn sample() -> Vec<GateEvent> {
             ttl: 60,
         }),
         GateEvent::Refused(Refused {
+            enforced: true,
             scope,
             netns,
             name: name.clone(),
@@ -144,6 +155,7 @@ pub(super) fn sample() -> Vec<GateEvent> {
             unreported: 2,
         }),
         GateEvent::Rebinding(Rebinding {
+            enforced: false,
             scope,
             netns,
             name: name.clone(),
@@ -153,6 +165,7 @@ pub(super) fn sample() -> Vec<GateEvent> {
             rule: 0,
         }),
         GateEvent::OverBudget(OverBudget {
+            enforced: true,
             scope,
             netns,
             name: name.clone(),
@@ -179,6 +192,7 @@ mod tests {
     fn a_missing_rule_is_a_flag_away() {
         let refused = |name: &str| {
             GateEvent::Refused(Refused {
+                enforced: true,
                 scope: 1,
                 netns: 1,
                 name: name.into(),

@@ -11,6 +11,7 @@ pub mod gate;
 #[cfg(test)]
 mod golden;
 pub mod json;
+pub mod known_socket;
 pub mod name;
 pub mod origin;
 pub mod process;

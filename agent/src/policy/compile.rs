@@ -16,6 +16,7 @@ use super::{
     mounts::MountTable,
     ports,
     rule::Refusal,
+    unix,
 };
 
 /// Sizes of a compiled policy.
@@ -63,6 +64,11 @@ pub(super) struct Filesystem {
 }
 
 impl Filesystem {
+    /// One without a mount, whose names begin with a literal.
+    pub(super) fn of(anchored: Vec<Pattern>) -> Self {
+        Self { anchored, ..Self::default() }
+    }
+
     fn len(&self) -> usize {
         self.anchored.len() + self.floating.len()
     }
@@ -76,7 +82,8 @@ pub fn compile(
     policy: &CheckedPolicy,
     mounts: &MountTable,
 ) -> Result<(MapImage, CompileStats), CompileError> {
-    let filesystems = translate(&policy.paths, mounts);
+    let mut filesystems = translate(&policy.paths, mounts);
+    filesystems.extend(unix::filesystem(&policy.abstracts));
     let mut stats =
         CompileStats { patterns: filesystems.values().map(Filesystem::len).sum(), ..Default::default() };
     let failed = |source| CompileError::Paths { source, longest: longest(policy) };
@@ -85,7 +92,8 @@ pub fn compile(
     image.flags = policy.scope_flags();
     image.rules.push(metadata::rule());
     let built_in = policy.rules.len() as u32;
-    (image.prefixes, image.ports) = ports::compile(&policy.destinations, built_in).map_err(|error| {
+    let compiled = ports::compile(&policy.destinations, &policy.listen, built_in);
+    (image.prefixes, image.ports) = compiled.map_err(|error| {
         let help = Some("write ranges of ports instead of single ones".to_owned());
         let refusal = Refusal { message: error.to_string(), help };
         CompileError::Ports(Diagnostics(vec![policy.diagnostic(error.rule(), refusal)]))
@@ -185,7 +193,9 @@ fn expand(rule: &PathRule) -> Vec<(Vec<Part>, u32)> {
     if let Some((Part::Any, parent)) = whole.split_last() {
         // `X/**` also lists X; a denial covers X altogether, so that it can't be moved away either.
         let access = if rule.deny { rule.access | ACCESS_MOVE } else { rule.access & ACCESS_READ };
-        all.push((parent.to_vec(), access));
+        if access != 0 {
+            all.push((parent.to_vec(), access));
+        }
     }
     if rule.deny {
         for length in 1..whole.len() {

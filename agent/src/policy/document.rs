@@ -3,18 +3,22 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use stockade_common::file::{ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE};
+use stockade_common::file::{ACCESS_CONNECT, ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE};
 use toml::{Table, Value};
 
 use super::{
     check::{self, Overlay},
-    checked::{Author, CheckedPolicy, DnsRefusal, DnsSettings, Mode, NameRule, NetRule, PathRule},
+    checked::{
+        AbstractRule, Author, CheckedPolicy, DnsRefusal, DnsSettings, Mode, NameRule, NetRule, PathRule,
+    },
     diagnostic::Diagnostics,
     names,
     parse::{Document, Source},
+    unix,
 };
 
 const ALL: u32 = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC;
+const EVERYTHING: u32 = ALL | ACCESS_CONNECT;
 const WRITE: u32 = ACCESS_READ | ACCESS_WRITE;
 const EXEC: u32 = ACCESS_READ | ACCESS_EXEC;
 
@@ -32,8 +36,8 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
         places,
         scope: _,
         names,
-        abstracts: _,
-        listen: _,
+        abstracts,
+        listen,
         loopback_own,
         egress,
         dns,
@@ -41,29 +45,40 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
     } = policy;
     // Rules of the profile are put in wherever it is checked.
     let written = |rule: u32| places.get(rule as usize).is_none_or(|place| place.author != Author::Profile);
-    let mut lists: [(&str, &str, Vec<Value>); 6] = [
+    let mut lists: [(&str, &str, Vec<Value>); 7] = [
         ("files", "read", Vec::new()),
         ("files", "write", Vec::new()),
         ("files", "exec", Vec::new()),
         ("files", "deny", Vec::new()),
         ("network", "allow", Vec::new()),
         ("network", "deny", Vec::new()),
+        ("network", "listen", Vec::new()),
     ];
     for rule in paths.iter().filter(|rule| written(rule.rule)) {
         for (access, deny) in parts(rule) {
-            let list = match (access, deny) {
-                (ACCESS_READ, false) => 0,
-                (WRITE, false) => 1,
-                (EXEC, false) => 2,
-                (ALL, true) => 3,
+            let pattern = &rule.pattern;
+            let (list, text) = match (access, deny) {
+                (ACCESS_READ, false) => (0, pattern.clone()),
+                (WRITE, false) => (1, pattern.clone()),
+                (EXEC, false) => (2, pattern.clone()),
+                (EVERYTHING, true) => (3, pattern.clone()),
+                (ACCESS_CONNECT, false) => (4, format!("{}{pattern}", unix::PREFIX)),
+                (ACCESS_CONNECT, true) => (5, format!("{}{pattern}", unix::PREFIX)),
                 _ => return Err(unsaid(policy, rule.rule)),
             };
-            lists[list].2.push(rule.pattern.clone().into());
+            lists[list].2.push(text.into());
         }
     }
     for rule in destinations.iter().filter(|rule| written(rule.rule)) {
         let text = destination(rule).ok_or_else(|| unsaid(policy, rule.rule))?;
         lists[if rule.deny { 5 } else { 4 }].2.push(text.into());
+    }
+    for AbstractRule { name, deny, rule: _ } in abstracts.iter().filter(|rule| written(rule.rule)) {
+        lists[if *deny { 5 } else { 4 }].2.push(unix::written(name).into());
+    }
+    for rule in listen.iter().filter(|rule| written(rule.rule)) {
+        let text = destination(rule).ok_or_else(|| unsaid(policy, rule.rule))?;
+        lists[6].2.push(text.into());
     }
     for rule in names.iter().filter(|rule| written(rule.rule)) {
         let NameRule { name: _, below: _, ports, tcp, udp, deny, rule: id } = rule;
@@ -172,6 +187,8 @@ type Meaning<'a> = (
     Mode,
     BTreeSet<(&'a str, u32, bool)>,
     BTreeSet<(String, bool)>,
+    BTreeSet<String>,
+    BTreeSet<(&'a [u8], bool)>,
     (bool, &'a Option<String>, bool, DnsSettings),
 );
 
@@ -181,16 +198,20 @@ fn meaning(policy: &CheckedPolicy) -> Meaning<'_> {
         .paths
         .iter()
         .flat_map(|rule| parts(rule).into_iter().map(|(access, deny)| (rule.pattern.as_str(), access, deny)));
-    let destinations = policy.destinations.iter().map(|rule| {
-        let NetRule { prefix, ports, tcp, udp, deny, rule: _ } = rule;
-        (format!("{prefix} {ports:?} {tcp} {udp}"), *deny)
-    });
+    let address = |rule: &NetRule| {
+        let NetRule { prefix, ports, tcp, udp, deny: _, rule: _ } = rule;
+        format!("{prefix} {ports:?} {tcp} {udp}")
+    };
+    let destinations = policy.destinations.iter().map(|rule| (address(rule), rule.deny));
+    let listen = policy.listen.iter().map(address);
+    let abstracts = policy.abstracts.iter().map(|rule| (&rule.name[..], rule.deny));
     let names = policy.names.iter().map(|rule| {
         let NameRule { name: _, below: _, ports, tcp, udp, deny, rule: _ } = rule;
         (format!("{} {ports:?} {tcp} {udp}", names::shown(rule)), *deny)
     });
     let network = (policy.loopback_own.is_some(), &policy.egress, policy.uses_gate(), policy.dns);
-    (policy.mode, paths.collect(), destinations.chain(names).collect(), network)
+    let destinations = destinations.chain(names).collect();
+    (policy.mode, paths.collect(), destinations, listen.collect(), abstracts.collect(), network)
 }
 
 #[cfg(test)]
@@ -220,9 +241,13 @@ mod tests {
                 "Api.example.test:443,8000-8100/tcp",
                 "*.example.test",
                 "loopback:own",
+                "unix:/run/{a,b}/**",
+                "unix:**/x.sock",
+                r"unix:@a\x00\\b",
             ]),
-            deny_net: words(&["192.0.2.66", "x.example.test"]),
+            deny_net: words(&["192.0.2.66", "x.example.test", "unix:/run/a/x", "unix:@b"]),
             egress_interface: Some("wg0".into()),
+            allow_listen: words(&["192.0.2.1:80/udp", "[::]:8000-8100/tcp", "0.0.0.0", "2001:db8::/32"]),
             allow_read: words(&["/etc/{a,b}/**", "${home}/.x"]),
             allow_write: words(&["/srv/*.log"]),
             allow_exec: words(&["/usr/bin/**"]),

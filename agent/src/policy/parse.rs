@@ -78,7 +78,8 @@ pub struct Policy {
     pub scope: Option<Spanned<ScopeTable>>,
 }
 
-/// Rules `host[:ports][/proto]`, in which the host is an address, a prefix, a name or `*.name`; `loopback:own`.
+/// Rules `host[:ports][/proto]`, in which the host is an address, a prefix, a name or `*.name`; `loopback:own`; for unix
+/// sockets `unix:/path` or `unix:@abstract-name`.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Network {
@@ -92,6 +93,9 @@ pub struct Network {
     pub egress: Option<Egress>,
     /// How the DNS gate treats the scope. Port 53 is carried to it if this is there, or any rule on a name.
     pub dns: Option<Dns>,
+    /// Local addresses that may be listened on, beside those of loopback, as `address-or-prefix[:ports][/proto]`.
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
+    pub listen: Vec<Spanned<String>>,
 }
 
 /// Path globs.

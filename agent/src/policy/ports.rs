@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 use ipnet::IpNet;
 use stockade_common::{
     limits::MAX_PORT_RANGES,
-    net::{MAX_PORT_RUN, PORT_ALLOW, PORT_DENY, PortRange, PortRun, TCP, UDP, port_key},
+    net::{LISTEN, MAX_PORT_RUN, PORT_ALLOW, PORT_DENY, PortRange, PortRun, TCP, UDP, port_key},
 };
 
 use super::{checked::NetRule, metadata::METADATA};
@@ -67,22 +67,35 @@ impl TooManyRanges {
     }
 }
 
+/// A rule, and whether it is about listening.
+type Claimant<'a> = (&'a NetRule, bool);
+
 /// Of several with as many ports the first.
-fn most_ports<'a>(rules: &[&'a NetRule]) -> Option<&'a NetRule> {
-    rules.iter().rev().max_by_key(|rule| rule.ports.len()).copied()
+fn most_ports<'a>(rules: &[Claimant<'a>]) -> Option<&'a NetRule> {
+    rules.iter().map(|(rule, _)| *rule).rev().max_by_key(|rule| rule.ports.len())
 }
 
-/// Compiles the rules: each prefix carries what all prefixes that cover it say, so the longest match decides alone.
-/// `built_in` is the rule that denies [`METADATA`] wherever a rule does not name it exactly.
+/// Compiles the rules on destinations, and those on listening beside them: each prefix carries what all prefixes that cover
+/// it say, so the longest match decides alone. `built_in` is the rule that denies [`METADATA`] wherever a rule does not name
+/// it exactly.
 ///
 /// # Errors
 /// If the ranges of a prefix are more than the kernel programs search.
-pub fn compile(rules: &[NetRule], built_in: u32) -> Result<Compiled, TooManyRanges> {
+pub fn compile(
+    destinations: &[NetRule],
+    listen: &[NetRule],
+    built_in: u32,
+) -> Result<Compiled, TooManyRanges> {
     let metadata: BTreeMap<u128, NetRule> =
         METADATA.iter().map(|addr| (key(&(*addr).into()).0, denial(*addr, built_in))).collect();
-    let mut sorted: Vec<(u128, u8, bool, Vec<&NetRule>)> = Vec::new();
-    let mut keyed: Vec<_> =
-        rules.iter().chain(metadata.values()).map(|rule| (key(&rule.prefix), rule)).collect();
+    let mut sorted: Vec<(u128, u8, bool, Vec<Claimant<'_>>)> = Vec::new();
+    let rules: Vec<Claimant<'_>> = destinations
+        .iter()
+        .chain(metadata.values())
+        .map(|rule| (rule, false))
+        .chain(listen.iter().map(|rule| (rule, true)))
+        .collect();
+    let mut keyed: Vec<_> = rules.iter().map(|rule| (key(&rule.0.prefix), *rule)).collect();
     keyed.sort_by_key(|(key, _)| *key);
     for ((addr, length, is_v4), rule) in keyed {
         match sorted.last_mut() {
@@ -109,11 +122,13 @@ pub fn compile(rules: &[NetRule], built_in: u32) -> Result<Compiled, TooManyRang
         let (addr, length, is_v4, _) = &sorted[index];
         stack.retain(|outer| covers((sorted[*outer].0, sorted[*outer].1), (*addr, *length)));
         stack.push(index);
-        let applicable: Vec<&NetRule> = stack
+        let applicable: Vec<Claimant<'_>> = stack
             .iter()
             .filter(|outer| sorted[**outer].2 == *is_v4)
             .flat_map(|outer| &sorted[*outer].3)
-            .filter(|rule| rule.deny || (*addr, *length) != UNSPECIFIED || key(&rule.prefix).1 == *length)
+            .filter(|(rule, listens)| {
+                *listens || rule.deny || (*addr, *length) != UNSPECIFIED || key(&rule.prefix).1 == *length
+            })
             .copied()
             .collect();
         // What else has this prefix names the address exactly.
@@ -133,7 +148,7 @@ pub fn compile(rules: &[NetRule], built_in: u32) -> Result<Compiled, TooManyRang
             return Err(TooManyRanges::Prefix { ranges: ranges.len(), rule: most.rule });
         }
         if ports.len() + ranges.len() > MAX_PORT_RANGES
-            && let Some(most) = most_ports(&rules.iter().collect::<Vec<_>>())
+            && let Some(most) = most_ports(&rules)
         {
             return Err(TooManyRanges::Total { rule: most.rule });
         }
@@ -178,12 +193,16 @@ impl Rank {
 type Claim = (Rank, Reverse<u32>);
 
 /// Disjoint sorted ranges.
-fn merge(rules: &[&NetRule], rank: impl Fn(&NetRule) -> Rank) -> Vec<PortRange> {
+fn merge(rules: &[Claimant<'_>], rank: impl Fn(&NetRule) -> Rank) -> Vec<PortRange> {
     let mut out: Vec<PortRange> = Vec::new();
-    for protocol in [TCP, UDP] {
+    for protocol in [TCP, UDP, TCP | LISTEN, UDP | LISTEN] {
         // What begins and ends at each port.
         let mut edges: BTreeMap<u32, Vec<(bool, Claim)>> = BTreeMap::new();
-        for rule in rules.iter().filter(|rule| if protocol == TCP { rule.tcp } else { rule.udp }) {
+        let about = |(rule, listens): &&Claimant<'_>| {
+            *listens == (protocol & LISTEN != 0)
+                && if protocol & !LISTEN == TCP { rule.tcp } else { rule.udp }
+        };
+        for (rule, _) in rules.iter().filter(about) {
             let claim = (rank(rule), Reverse(rule.rule));
             for (low, high) in &rule.ports {
                 edges.entry(u32::from(*low)).or_default().push((true, claim));
@@ -214,7 +233,7 @@ fn merge(rules: &[&NetRule], rank: impl Fn(&NetRule) -> Rank) -> Vec<PortRange> 
     out
 }
 
-/// What the compiled rules say, as the kernel programs find it: the range that decides.
+/// What the compiled rules say, as the kernel programs find it: the range that decides. `protocol` as in a [`port_key`].
 #[must_use]
 pub fn lookup(
     prefixes: &[Prefix],
@@ -247,8 +266,8 @@ mod tests {
 
     const BUILT_IN: u32 = 1000;
 
-    fn compile(rules: &[NetRule]) -> Result<Compiled, TooManyRanges> {
-        super::compile(rules, BUILT_IN)
+    fn compile(rules: &[NetRule], listen: &[NetRule]) -> Result<Compiled, TooManyRanges> {
+        super::compile(rules, listen, BUILT_IN)
     }
 
     fn rule(prefix: &str, ports: &[(u16, u16)], deny: bool, rule: u32) -> NetRule {
@@ -264,10 +283,10 @@ mod tests {
 
     #[test]
     fn a_longer_prefix_keeps_what_shorter_ones_say() {
-        let compiled = compile(&[
-            rule("10.0.0.0/8", &[(5432, 5432)], false, 0),
-            rule("10.1.0.0/16", &[(443, 443)], false, 1),
-        ])
+        let compiled = compile(
+            &[rule("10.0.0.0/8", &[(5432, 5432)], false, 0), rule("10.1.0.0/16", &[(443, 443)], false, 1)],
+            &[],
+        )
         .unwrap();
         let at = |text: &str, port| {
             lookup(&compiled, mapped(text.parse().unwrap()), TCP, port).map(|range| range.rule)
@@ -280,7 +299,7 @@ mod tests {
 
     #[test]
     fn all_of_ipv6_is_not_ipv4() {
-        let compiled = compile(&[rule("::/0", &[(0, 65535)], false, 0)]).unwrap();
+        let compiled = compile(&[rule("::/0", &[(0, 65535)], false, 0)], &[]).unwrap();
         assert!(lookup(&compiled, 1, TCP, 80).is_some());
         assert!(lookup(&compiled, MAPPED.0 | 0x7f00_0001, TCP, 80).is_none());
     }
@@ -294,9 +313,9 @@ mod tests {
         let both =
             |ports: Vec<(u16, u16)>, deny, id| NetRule { udp: true, ..rule("10.0.0.0/8", &ports, deny, id) };
         let longest = [both(every_other(1), false, 0), rule("10.0.0.0/8", &every_other(2), true, 1)];
-        let ranges = compile(&longest[..1]).unwrap().1;
+        let ranges = compile(&longest[..1], &[]).unwrap().1;
         assert_eq!(ranges.iter().filter(|range| range.rule == 0).count(), MAX_PORT_RUN);
-        let error = compile(&longest).unwrap_err();
+        let error = compile(&longest, &[]).unwrap_err();
         assert_eq!(error.rule(), 0, "{error}");
         assert!(matches!(error, TooManyRanges::Prefix { ranges, .. } if ranges > MAX_PORT_RUN));
     }
@@ -305,7 +324,7 @@ mod tests {
     fn more_ranges_than_there_is_room_for_name_the_rule() {
         let mut rules = vec![rule("10.0.0.0/8", &every_other(1), false, 0)];
         rules.extend((1..40).map(|id| rule(&format!("10.0.0.{id}/32"), &[(0, 0)], false, id)));
-        assert_eq!(compile(&rules).unwrap_err(), TooManyRanges::Total { rule: 0 });
+        assert_eq!(compile(&rules, &[]).unwrap_err(), TooManyRanges::Total { rule: 0 });
     }
 
     /// Addresses and prefixes that often meet: a few bits of IPv4, of IPv6 around where IPv4 is mapped, and elsewhere.
@@ -330,7 +349,7 @@ mod tests {
     #[test]
     fn metadata_is_denied_unless_it_is_named() {
         let at = |rules: &[NetRule], addr: &str, port| {
-            let range = lookup(&compile(rules).unwrap(), mapped(addr.parse().unwrap()), TCP, port).unwrap();
+            let range = lookup(&compile(rules, &[]).unwrap(), mapped(addr.parse().unwrap()), TCP, port).unwrap();
             (range.rule, range.verdict)
         };
         let any = [(0, u16::MAX)];
@@ -350,7 +369,7 @@ mod tests {
     #[test]
     fn the_unspecified_address_is_allowed_by_its_own_rule_only() {
         let verdict = |rules: &[NetRule]| {
-            lookup(&compile(rules).unwrap(), MAPPED.0, TCP, 80).map(|range| range.verdict)
+            lookup(&compile(rules, &[]).unwrap(), MAPPED.0, TCP, 80).map(|range| range.verdict)
         };
         let wide = || rule("0.0.0.0/0", &[(0, u16::MAX)], false, 0);
         assert_eq!(verdict(&[wide()]), None);
@@ -400,7 +419,7 @@ mod tests {
             });
             let expected = denial.or(allowed).map(|rule| rule.rule).or(is_metadata.then_some(BUILT_IN));
             let denies = denial.is_some() || (is_metadata && allowed.is_none());
-            let found = lookup(&compile(&rules).unwrap(), mapped(addr), if tcp { TCP } else { UDP }, port);
+            let found = lookup(&compile(&rules, &[]).unwrap(), mapped(addr), if tcp { TCP } else { UDP }, port);
             prop_assert_eq!(found.map(|range| range.rule), expected);
             prop_assert_eq!(found.map(|range| range.verdict == PORT_DENY), expected.map(|_| denies));
         }

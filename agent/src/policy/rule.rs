@@ -212,6 +212,9 @@ pub fn endpoint(text: &str) -> Result<Endpoint<'_>, Refusal> {
     if text.is_empty() {
         return refuse("the destination is empty", "write for example \"10.0.0.5:443\"");
     }
+    if text.starts_with("unix:") {
+        return refuse("a unix socket is no address", "write an address or a prefix");
+    }
     if text.contains("://") {
         return refuse(
             format!("{text:?} is a URL"),
@@ -407,7 +410,7 @@ mod tests {
         assert!(why(destination("10.0.0.0/33")).contains("no address or prefix"));
         assert!(why(destination("api.example.test:443")).contains("no address or prefix"));
         assert!(why(destination("https://1.2.3.4/")).contains("URL"));
-        assert!(why(destination("unix:/run/x")).contains("not supported yet"));
+        assert!(why(destination("unix:/run/x")).contains("no address"));
         assert!(why(destination("1.2.3.4:80/sctp")).contains("sctp"));
     }
 }

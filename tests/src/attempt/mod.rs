@@ -13,6 +13,7 @@ mod change;
 mod dns;
 mod exec;
 mod inside;
+mod listen;
 mod net;
 mod open;
 mod process;
@@ -54,6 +55,7 @@ const FAMILIES: [&[Verb]; 11] = [
     uring::VERBS,
     xattr::VERBS,
     inside::VERBS,
+    listen::VERBS,
 ];
 
 impl From<io::Error> for Failure {

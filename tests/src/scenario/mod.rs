@@ -9,6 +9,8 @@ mod links;
 mod listeners;
 mod names;
 mod nameserver;
+mod net_listen;
+mod net_unix;
 mod remember;
 mod renames;
 mod survival;

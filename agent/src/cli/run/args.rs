@@ -13,7 +13,7 @@ pub struct Args {
     /// Directory that may be read, changed and executed below.
     #[arg(long)]
     pub workspace: Option<PathBuf>,
-    /// Destination that may be reached: an address, prefix, name or *.name, [:ports][/proto]; loopback:own; from:TOOL for the hosts that pip, cargo, npm, git-remotes or apt is set up to use.
+    /// Destination that may be reached: an address, prefix, name or *.name, [:ports][/proto]; unix:/path or unix:@abstract-name; loopback:own; from:TOOL for the hosts that pip, cargo, npm, git-remotes or apt is set up to use.
     #[arg(long, value_name = "RULE")]
     pub allow_net: Vec<String>,
     /// Destination that may not be reached, whatever is allowed; of a name, neither ports nor protocol.
@@ -22,6 +22,9 @@ pub struct Args {
     /// The one interface by which everything leaves; nothing leaves while it is not there.
     #[arg(long, value_name = "NAME")]
     pub egress_interface: Option<String>,
+    /// Local address that may be listened on, beside those of loopback: address-or-prefix[:ports][/proto].
+    #[arg(long, value_name = "RULE")]
+    pub allow_listen: Vec<String>,
     /// Files that may be read.
     #[arg(long, value_name = "GLOB")]
     pub allow_read: Vec<String>,

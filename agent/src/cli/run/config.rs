@@ -12,8 +12,8 @@ use crate::{
         digest::{digest, mode_name},
         json::PolicyId,
     },
-    dns::DnsConfig,
     cli::{exit, from, policy::follow_links},
+    dns::DnsConfig,
     policy::{
         check::{self, Overlay},
         checked::{CheckedPolicy, Mode},
@@ -129,6 +129,7 @@ fn policy(
         allow_net: args.allow_net.clone(),
         deny_net: args.deny_net.clone(),
         egress_interface: args.egress_interface.clone(),
+        allow_listen: args.allow_listen.clone(),
         allow_read: args.allow_read.clone(),
         allow_write: args.allow_write.clone(),
         allow_exec: args.allow_exec.clone(),

@@ -70,7 +70,9 @@ pub fn prepare(config: &Config) -> Result<Prepared, Refused> {
         flags |= if wanted { flag } else { 0 };
     }
     let (mut gates, asked) = Gates::new(config.dns.clone());
-    gates.hold(&mut enforcer, (SCOPE, slot, flags), gates::table(&config.checked)).map_err(Refused::own)?;
+    gates
+        .hold(&mut enforcer, (SCOPE, slot, flags), gates::table(&config.checked, config.checked.mode))
+        .map_err(Refused::own)?;
     if config.checked.uses_gate() {
         gates.open(&mut enforcer, SCOPE, None).map_err(unavailable)?;
     }

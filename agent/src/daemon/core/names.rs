@@ -62,12 +62,12 @@ impl Core {
     pub(super) fn hold(
         &mut self,
         (scope, slot, flags): (Scope, Slot, u32),
-        policy: Option<&CheckedPolicy>,
+        policy: Option<(&CheckedPolicy, Mode)>,
     ) -> Result<Vec<(PrefixData, Granted)>, Refusal> {
-        if let Some(name) = policy.and_then(|policy| policy.egress.as_ref()) {
+        if let Some(name) = policy.and_then(|(policy, _)| policy.egress.as_ref()) {
             self.lead_out(scope, name)?;
         }
-        let table = policy.and_then(gates::table);
+        let table = policy.and_then(|(policy, mode)| gates::table(policy, mode));
         self.gates.hold(&mut self.enforcer, (scope, slot, flags), table).map_err(refused_by_gate)
     }
 

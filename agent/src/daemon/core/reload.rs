@@ -271,7 +271,8 @@ impl Core {
                 self.enforcer.label(scope, Some(&label)).map_err(kernel)?;
             }
             let policy = policies.named(&name).map(|policy| policy.policy.clone());
-            let granted = self.hold((scope, slot, flags), policy.as_ref())?;
+            let granted =
+                self.hold((scope, slot, flags), policy.as_ref().map(|policy| (policy, policy.mode)))?;
             free.extend(before);
             let is_new = before.is_none();
             opened.push(Switched {
@@ -352,16 +353,19 @@ impl Core {
     /// Holds a scope to the tables that it has, with the flags that it should have now.
     pub(super) fn hold_again(&mut self, name: &str) -> Result<(), Refusal> {
         let Some(state) = self.registry.scopes.get_mut(name) else { return Ok(()) };
-        let (mode, flags, uid) = (mode_name(state.effective_mode()), state.flags(self.degraded), state.uid);
+        let (mode, flags, uid) = (state.effective_mode(), state.flags(self.degraded), state.uid);
+        let policy = state.policy.clone();
+        let mut held = Vec::new();
         // Slot 0 has no tables: nothing is allowed in it, whatever the flags.
         for instance in state.instances.iter_mut().filter(|instance| instance.slot.0 != 0) {
             let mut context = Context::clone(&instance.context);
-            context.policy.mode = mode;
+            context.policy.mode = mode_name(mode);
             instance.context = Arc::new(context);
             self.recorder.know(instance.slot, instance.context.clone(), uid);
-            self.enforcer
-                .hold(instance.scope, instance.slot, flags)
-                .map_err(|error| refused_by_kernel(&error))?;
+            held.push((instance.scope, instance.slot, flags));
+        }
+        for held in held {
+            self.hold(held, policy.as_ref().map(|policy| (policy, mode)))?;
         }
         Ok(())
     }

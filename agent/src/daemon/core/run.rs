@@ -94,7 +94,7 @@ impl Core {
         self.enforcer.label(scope, Some(&label)).map_err(kernel)?;
         self.recorder.know(slot, context.clone(), Some(uid));
         let policy = self.state(name)?.policy.clone();
-        self.hold((scope, slot, flags), policy.as_ref())?;
+        self.hold((scope, slot, flags), policy.as_ref().map(|policy| (policy, policy.mode)))?;
         if policy.as_ref().is_some_and(CheckedPolicy::uses_gate) {
             self.gates.open(&mut self.enforcer, scope, Some(pid)).map_err(refused_by_gate)?;
         }

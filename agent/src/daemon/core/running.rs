@@ -174,8 +174,9 @@ impl Core {
         let context = Arc::new(context);
         self.recorder.know(slot, context.clone(), uid);
         self.shadow_instance(name, scope, &view);
-        let policy = self.state(name)?.policy.clone();
-        self.hold((scope, slot, flags), policy.as_ref())?;
+        let state = self.state(name)?;
+        let (policy, mode) = (state.policy.clone(), state.effective_mode());
+        self.hold((scope, slot, flags), policy.as_ref().map(|policy| (policy, mode)))?;
         let pid = view.pid();
         if let Some(state) = self.registry.scopes.get_mut(name) {
             state.instances.push(Instance { scope, slot, compiled: Some((view, image)), context });
