@@ -285,7 +285,8 @@ impl Checker<'_> {
             Some(Ok(found)) => {
                 let (own, place) =
                     (self.policy.rules[id as usize].clone(), self.policy.places[id as usize].clone());
-                for Found { rule, place: named } in found {
+                for Found { rule, place: named, left_out: _ } in found.iter().filter(|found| !found.left_out)
+                {
                     let source = format!("{text} ({named})");
                     let id = self.rule(rule, &source, &own.list, place.clone());
                     self.net(rule, false, id);
