@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use stockade_common::counter::{self, COUNTERS, Counter};
 
 use super::{json::Context, name::escape, origin::Origin};
+use crate::policy::from;
 
 /// How many events there should have been, and are not. Only grows during a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -100,6 +101,11 @@ pub fn start(start: &Start<'_>, context: &Context, boot_ns: u64) -> Value {
     out.insert("guarantees".into(), json!(guarantees));
     out.insert("degraded".into(), json!(degraded));
     out.insert("audit".into(), json!(if *audit_all { "all" } else { "default" }));
+    let found = context.rules.iter().filter(|rule| rule.source.starts_with(from::PREFIX));
+    let found: Vec<Value> = found.map(|rule| json!({ "rule": rule.text, "source": rule.source })).collect();
+    if !found.is_empty() {
+        out.insert("from".into(), found.into());
+    }
     Value::Object(out)
 }
 

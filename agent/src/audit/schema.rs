@@ -12,6 +12,7 @@ use super::{
     run::{self, Losses, Start},
     sample,
 };
+use crate::policy::image::RuleInfo;
 
 fn validator() -> jsonschema::Validator {
     let schema: Value = serde_json::from_str(include_str!("../../../docs/schema/event-v1.json")).unwrap();
@@ -44,27 +45,8 @@ fn events() -> Vec<Value> {
     };
     let mut events: Vec<Value> =
         sample::each_kind().iter().map(|record| json::event(record, &descent, &context)).collect();
-    let starter = Starter { pid: 3, exe: None, argv: Some(b"sudo\0\xff\0".to_vec()) };
     events.extend(super::gate::sample().iter().map(|event| super::gate::event(event, &context, 1)));
-    let origin = Origin {
-        boot_id: String::new(),
-        kernel: "6.12".into(),
-        cwd: Some(b"/\xff".to_vec()),
-        uid: 1000,
-        started_by: vec![starter],
-    };
-    let words = ["sh", "-c"].map(OsString::from);
-    let start = Start {
-        program: "/bin/sh".into(),
-        words: &words,
-        ids: (1000, 1000),
-        cgroup_id: 7,
-        guarantees: vec!["file_read"],
-        degraded: false,
-        audit_all: true,
-        origin: &origin,
-    };
-    events.push(run::start(&start, &context, 1));
+    events.push(start(&context));
     events.push(run::gap(Losses { denied: 1, ..Losses::default() }, &context, 2));
     events.push(run::end(
         256,
@@ -88,6 +70,30 @@ fn every_kind_is_as_the_schema_says() {
     }
 }
 
+/// The first event of a run.
+fn start(context: &Context) -> Value {
+    let starter = Starter { pid: 3, exe: None, argv: Some(b"sudo\0\xff\0".to_vec()) };
+    let origin = Origin {
+        boot_id: String::new(),
+        kernel: "6.12".into(),
+        cwd: Some(b"/\xff".to_vec()),
+        uid: 1000,
+        started_by: vec![starter],
+    };
+    let words = ["sh", "-c"].map(OsString::from);
+    let start = Start {
+        program: "/bin/sh".into(),
+        words: &words,
+        ids: (1000, 1000),
+        cgroup_id: 7,
+        guarantees: vec!["file_read"],
+        degraded: false,
+        audit_all: true,
+        origin: &origin,
+    };
+    run::start(&start, context, 1)
+}
+
 #[test]
 fn the_schema_knows_no_more_and_no_less() {
     let validator = validator();
@@ -105,6 +111,17 @@ fn the_schema_knows_no_more_and_no_less() {
         other["kind"] = json!("nonsense");
         assert!(!validator.is_valid(&other));
     }
+}
+
+#[test]
+fn a_run_tells_what_from_rules_came_to() {
+    let mut context = context();
+    assert_eq!(start(&context).get("from"), None);
+    let (text, source) = ("a.test:443/tcp".to_owned(), "from:npm (/home/u/.npmrc:1)".to_owned());
+    let told = json!([{ "rule": text, "source": source }]);
+    context.rules.push(RuleInfo { text, source, list: "network.allow".into() });
+    let event = start(&context);
+    assert_eq!((&event["from"], complaints(&event)), (&told, Vec::new()));
 }
 
 #[test]

@@ -16,7 +16,7 @@ use crate::{
     policy::{
         check::Overlay,
         checked::CheckedPolicy,
-        from::{self, Answers, MAX_BYTES, PREFIX},
+        from::{self, Answers, Found, MAX_BYTES, PREFIX},
         parse::Document,
     },
     scope::user::User,
@@ -140,8 +140,16 @@ pub fn answers(documents: &[Document], overlay: &Overlay, user: Option<&User>) -
 }
 
 /// Says what was found, and where.
-pub fn show(policy: &CheckedPolicy) {
+pub fn show(policy: &CheckedPolicy, answers: &Answers) {
     for rule in policy.rules.iter().filter(|rule| rule.source.starts_with(PREFIX)) {
         eprintln!("stockade: {} is allowed {}", rule.text, rule.source);
+    }
+    for (text, found) in answers {
+        for Found { rule, place, left_out: _ } in found.iter().flatten().filter(|found| found.left_out) {
+            eprintln!(
+                "stockade: {rule} is not allowed {text} ({place}): an address in a file of the project, or of a cloud's metadata; \
+                 --allow-net {rule} would"
+            );
+        }
     }
 }

@@ -121,7 +121,7 @@ pub fn checked_file(file: &Path, workspace: Option<&PathBuf>) -> Result<CheckedP
     }
     overlay.found = from::answers(&documents, &overlay, user.as_ref());
     let policy = check::check(&documents, &overlay).map_err(|error| error.to_string())?;
-    from::show(&policy);
+    from::show(&policy, &overlay.found);
     Ok(policy)
 }
 

@@ -1,7 +1,7 @@
 //! What can be asked of the daemon's core, and what it answers. The answers are what the API shows, as JSON, version 1:
 //! fields are only ever added.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -331,6 +331,9 @@ pub struct RunRequest {
     /// Report allowed reads and sends too.
     #[serde(default)]
     pub audit_all: bool,
+    /// Where rules come from that `from:` has come to, by their text in the policy.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<String, String>,
 }
 
 /// A run that may start.

@@ -6,7 +6,7 @@ use super::reference;
 use crate::policy::{
     check::{self, Overlay},
     checked::CheckedPolicy,
-    rule,
+    names, rule,
 };
 
 /// Longer inputs only make each turn slower.
@@ -28,6 +28,7 @@ pub fn check(data: &[u8]) {
         // What is refused alone would hide the others.
         let is_good = if matches!(kind, 'n' | 'N') {
             rule::destination(text).is_ok()
+                || (kind == 'n' && rule::is_named(text) && names::named(text).is_ok())
         } else {
             rule::path(text, |_| Ok("/home/u".to_owned())).is_ok() && text.len() < 100
         };

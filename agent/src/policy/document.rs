@@ -1,6 +1,6 @@
 //! A checked policy as one document again, for whoever checks it elsewhere: everything that was put together is put in.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 use stockade_common::file::{ACCESS_CONNECT, ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE};
@@ -12,7 +12,7 @@ use super::{
         AbstractRule, Author, CheckedPolicy, DnsRefusal, DnsSettings, Mode, NameRule, NetRule, PathRule,
     },
     diagnostic::Diagnostics,
-    names,
+    from, names,
     parse::{Document, Source},
     unix,
 };
@@ -81,9 +81,8 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
         lists[6].2.push(text.into());
     }
     for rule in names.iter().filter(|rule| written(rule.rule)) {
-        let NameRule { name: _, below: _, ports, tcp, udp, deny, rule: id } = rule;
-        let text = endpoint(names::shown(rule), ports, *tcp, *udp).ok_or_else(|| unsaid(policy, *id))?;
-        lists[if *deny { 5 } else { 4 }].2.push(text.into());
+        let text = named(rule).ok_or_else(|| unsaid(policy, rule.rule))?;
+        lists[if rule.deny { 5 } else { 4 }].2.push(text.into());
     }
     if loopback_own.is_some_and(written) {
         lists[4].2.push("loopback:own".into());
@@ -126,6 +125,18 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
     ))
 }
 
+/// Where rules come from that `from:` has come to, by their text in the document.
+#[must_use]
+pub fn sources(policy: &CheckedPolicy) -> BTreeMap<String, String> {
+    let source = |rule: u32| {
+        let source = policy.rules.get(rule as usize).map(|rule| rule.source.clone());
+        source.filter(|source| source.starts_with(from::PREFIX))
+    };
+    let names = policy.names.iter().filter_map(|rule| Some((named(rule)?, source(rule.rule)?)));
+    let others = policy.destinations.iter().filter_map(|rule| Some((destination(rule)?, source(rule.rule)?)));
+    names.chain(others).collect()
+}
+
 fn unsaid(policy: &CheckedPolicy, rule: u32) -> Diagnostics {
     let (source, text) = policy
         .rules
@@ -150,6 +161,11 @@ fn destination(rule: &NetRule) -> Option<String> {
         IpNet::V6(_) => format!("[{prefix}]"),
     };
     endpoint(host, ports, *tcp, *udp)
+}
+
+fn named(rule: &NameRule) -> Option<String> {
+    let NameRule { name: _, below: _, ports, tcp, udp, deny: _, rule: _ } = rule;
+    endpoint(names::shown(rule), ports, *tcp, *udp)
 }
 
 fn endpoint(host: String, ports: &[(u16, u16)], tcp: bool, udp: bool) -> Option<String> {
@@ -262,6 +278,24 @@ mod tests {
         assert_eq!(before.name, after.name);
         let (before, after) = again(&Overlay::default()).unwrap();
         assert_eq!(crate::audit::digest::digest(&before), crate::audit::digest::digest(&after));
+    }
+
+    #[test]
+    fn what_from_came_to_keeps_its_source() {
+        let rule = |rule: &str| from::Found { rule: rule.into(), place: "/p".into(), left_out: false };
+        let overlay = Overlay {
+            allow_net: words(&["from:npm", "b.test:443"]),
+            found: BTreeMap::from([(
+                "from:npm".into(),
+                Ok(vec![rule("a.test:443/tcp"), rule("[::1]:80/tcp")]),
+            )]),
+            ..Overlay::default()
+        };
+        let (before, after) = again(&overlay).unwrap();
+        let sources = sources(&before);
+        assert!(sources.values().all(|source| source == "from:npm (/p)"), "{sources:?}");
+        let known = after.rules.iter().filter(|rule| sources.contains_key(&rule.text));
+        assert_eq!((sources.len(), known.count()), (2, 2));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{
 
 /// The way out.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "a table: { interface = \"wg0\" }")]
 pub struct Egress {
     /// Whatever leaves this host leaves by this interface; nothing, while there is none of that name.
     #[schemars(with = "String", length(min = 1, max = 15))]

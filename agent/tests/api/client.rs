@@ -1,6 +1,7 @@
 //! `stockade run`'s side of a run.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Child,
@@ -22,7 +23,11 @@ fn start(client: &Client, policy: &str, program: &str, script: String) -> Result
         Launch { program: Path::new(program), words: &words, user: None, keep_capabilities: true, join }
             .start()
     };
-    Run::start(client, Wanted { policy: policy.into(), audit_all: false, allow_degraded: false }, launch)
+    Run::start(
+        client,
+        Wanted { policy: policy.into(), audit_all: false, sources: BTreeMap::new(), allow_degraded: false },
+        launch,
+    )
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {

@@ -145,7 +145,7 @@ fn policy(
     };
     overlay.found = from::answers(&documents, &overlay, user);
     let mut policy = check::check(&documents, &overlay).map_err(usage)?;
-    from::show(&policy);
+    from::show(&policy, &overlay.found);
     if let Some(text) = events.and_then(Destination::rule).filter(|text| !args.deny_file.contains(text)) {
         for rule in policy.rules.iter_mut().filter(|rule| rule.source == "--deny-file" && rule.text == text) {
             rule.source = "--events".into();

@@ -1,7 +1,7 @@
 //! A run through the daemon, which polices, counts and reports; here the command is started, and followed.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     io,
     os::fd::AsFd as _,
     process::ExitStatus,
@@ -27,7 +27,7 @@ use crate::{
         },
         command::{Lost, RunEnded},
     },
-    policy::document::document,
+    policy::document::{document, sources},
     scope::{signals, terminal::Terminal},
 };
 
@@ -44,6 +44,7 @@ const MAX_LINES: usize = 20;
 pub struct Managed {
     client: Client,
     policy: String,
+    sources: BTreeMap<String, String>,
 }
 
 /// Whether the daemon is to do it.
@@ -54,7 +55,7 @@ pub fn choose(args: &Args, config: &Config) -> Result<Option<Managed>, Refused> 
         return Ok(None);
     }
     match document(&config.checked) {
-        Ok(policy) => Ok(Some(Managed { client, policy })),
+        Ok(policy) => Ok(Some(Managed { client, policy, sources: sources(&config.checked) })),
         // Root can do without it.
         Err(error) if !always && host::is_root() => {
             eprintln!("stockade: not through the daemon, which cannot be told this policy: {error}");
@@ -81,12 +82,13 @@ fn refused(error: RunError) -> Refused {
 impl Managed {
     /// Runs the command; returns the exit code.
     pub fn run(self, config: &Config) -> Result<u8, Refused> {
-        let Self { client, policy } = self;
+        let Self { client, policy, sources } = self;
         let out = config.events.as_ref().map(super::events::Destination::open).transpose();
         let out = out.map_err(|error| Refused::new(exit::USAGE, error))?;
         let terminal = Terminal::in_foreground();
         let signals = signals::block().map_err(Refused::own)?;
-        let wanted = Wanted { policy, audit_all: config.audit_all, allow_degraded: config.allow_degraded };
+        let Config { audit_all, allow_degraded, .. } = *config;
+        let wanted = Wanted { policy, audit_all, sources, allow_degraded };
         let mut run = Run::start(&client, wanted, |join| command(config, join).start()).map_err(refused)?;
         if run.started().degraded {
             eprintln!("stockade: degraded: files are not policed, only connects, sends and sockets");

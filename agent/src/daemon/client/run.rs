@@ -3,6 +3,7 @@
 //! The thread that forks must live as long as the command, which is killed with it; so the daemon is talked to in another one.
 
 use std::{
+    collections::BTreeMap,
     io,
     process::Child,
     sync::mpsc::{Receiver as Answer, channel},
@@ -63,6 +64,8 @@ pub struct Wanted {
     pub policy: String,
     /// Report allowed reads and sends too.
     pub audit_all: bool,
+    /// Where rules come from that `from:` has come to, by their text in the policy.
+    pub sources: BTreeMap<String, String>,
     /// Start although the daemon cannot police files.
     pub allow_degraded: bool,
 }
@@ -183,8 +186,8 @@ fn talk(client: &Client, wanted: Wanted, mut keeper: Keeper, answer: &Started, e
 
 async fn ask(client: &Client, wanted: Wanted, pid: u32) -> Result<(RunStarted, Lines), ClientError> {
     let step = "asking for a run";
-    let Wanted { policy, audit_all, allow_degraded: _ } = wanted;
-    let request = RunRequest { policy, pid, uid: 0, client: 0, audit_all };
+    let Wanted { policy, audit_all, sources, allow_degraded: _ } = wanted;
+    let request = RunRequest { policy, pid, uid: 0, client: 0, audit_all, sources };
     let not_json = |error: serde_json::Error| ClientError::Broken { step, message: error.to_string() };
     let body = serde_json::to_vec(&request).map_err(not_json)?;
     let mut lines = client.lines(Method::POST, "/v1/run", body.into()).await?;

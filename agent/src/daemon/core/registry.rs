@@ -206,6 +206,8 @@ pub fn how_names() -> [&'static str; 6] {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use stockade_common::tag::{SCOPE_DNS, SCOPE_EGRESS, SCOPE_LOOPBACK_OWN};
+
     use super::*;
 
     /// An instance of which it is not known for what it was compiled.
@@ -283,5 +285,13 @@ pub(super) mod tests {
         assert_eq!(state.flags(false), SCOPE_ENFORCE, "what is not known is enforced");
         (state.mode, state.entry) = (Some(Mode::Audit), Entry::AtOnce);
         assert_eq!(state.flags(true), SCOPE_CGROUP_EMITS | SCOPE_AT_ONCE);
+    }
+
+    #[test]
+    fn flags_of_the_network_are_the_policys_or_those_that_were_left() {
+        let mut state = ScopeState { left_flags: SCOPE_DNS | SCOPE_EGRESS, ..state(&[]) };
+        assert_eq!(state.flags(false), SCOPE_ENFORCE | SCOPE_DNS | SCOPE_EGRESS, "not read yet: as it was");
+        state.policy = Some(CheckedPolicy { loopback_own: Some(0), ..CheckedPolicy::default() });
+        assert_eq!(state.flags(false), SCOPE_ENFORCE | SCOPE_LOOPBACK_OWN);
     }
 }

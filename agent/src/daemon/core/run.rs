@@ -12,6 +12,7 @@ use super::{
     registry::{How, Instance, ScopeState},
 };
 use crate::{
+    audit::name::escape,
     daemon::{
         command::{Refusal, RefusalKind, RunEnded, RunRequest, RunStarted, ScopeKind},
         policies::{Compiled, View},
@@ -20,6 +21,7 @@ use crate::{
     policy::{
         check::{self, Overlay},
         checked::CheckedPolicy,
+        from,
         parse::{Document, Source},
     },
     scope::{cgroup::OwnCgroup, tree::Node},
@@ -27,13 +29,19 @@ use crate::{
 
 impl Core {
     pub(super) fn run(&mut self, request: &RunRequest) -> Result<RunStarted, Refusal> {
-        let RunRequest { policy, pid, uid, client: _, audit_all } = request;
+        let RunRequest { policy, pid, uid, client: _, audit_all, sources } = request;
         let invalid = |error: &dyn std::fmt::Display| refusal(RefusalKind::Invalid, error);
         let failed = |error: &dyn std::fmt::Display| refusal(RefusalKind::Failed, error);
         let kernel = |error| refused_by_kernel(&error);
         let document = Document::new(Source { name: "policy of the run".into(), text: policy.clone() })
             .map_err(|error| invalid(&error))?;
-        let checked = check::check(&[document], &Overlay::default()).map_err(|error| invalid(&error))?;
+        let mut checked = check::check(&[document], &Overlay::default()).map_err(|error| invalid(&error))?;
+        // As the client says, which has written the rules as well.
+        for rule in &mut checked.rules {
+            if let Some(source) = sources.get(&rule.text).filter(|source| source.starts_with(from::PREFIX)) {
+                rule.source = escape(source.as_bytes());
+            }
+        }
         let view = View::of(*pid)
             .map_err(|error| failed(&format!("reading the mounts of process {pid}: {error}")))?;
         self.runs += 1;

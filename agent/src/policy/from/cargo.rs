@@ -107,7 +107,7 @@ fn lock(
     for source in sources {
         match source.strip_prefix("registry+") {
             Some(url) if !indexes.contains(url) => needs_built_in = true,
-            _ => search.add(source, &path.display().to_string()),
+            _ => search.add_locked(source, &path.display().to_string()),
         }
     }
     Ok(needs_built_in)
@@ -119,7 +119,7 @@ fn used_before(search: &mut Search<'_>, folder: &Path, host: &str) -> Result<(),
     let Some(text) = search.text(&path)? else { return Ok(()) };
     let config: serde_json::Value = serde_json::from_str(&text).map_err(|error| broken(&path, error))?;
     let place = path.display().to_string();
-    if rules(&format!("https://{host}/")).first().is_some_and(|rule| rule.starts_with(host)) {
+    if rules(&format!("https://{host}/")).first().is_some_and(|(rule, _)| rule.starts_with(host)) {
         search.add(&format!("https://{host}/"), &place);
     }
     if let Some(url) = config.get("dl").and_then(serde_json::Value::as_str) {

@@ -16,12 +16,14 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
 };
 
 use url::Url;
 
 use super::{
+    metadata::METADATA,
     parse::Document,
     rule::{Refusal, refuse},
     suggest::closest,
@@ -41,6 +43,8 @@ pub struct Found {
     pub rule: String,
     /// What names it: a file, an environment variable, a command.
     pub place: String,
+    /// It is an address that the workload could have written there, and is not allowed by that.
+    pub left_out: bool,
 }
 
 /// What `from:` rules come to, by their text.
@@ -69,7 +73,7 @@ pub trait Host {
 #[must_use]
 pub fn wanted(documents: &[Document], flags: &[String]) -> BTreeSet<String> {
     let of_documents = documents.iter().flat_map(|document| &document.policy.network.allow);
-    let texts = of_documents.map(|rule| rule.get_ref()).chain(flags);
+    let texts = of_documents.map(toml::Spanned::get_ref).chain(flags);
     texts.filter(|text| text.starts_with(PREFIX)).cloned().collect()
 }
 
@@ -131,10 +135,26 @@ struct Search<'a> {
 impl<'a> Search<'a> {
     /// Takes note of a URL's host and port; nothing else of it is kept or shown. Files and what is no URL name no host.
     fn add(&mut self, url: &str, place: &str) {
-        for rule in rules(url) {
+        // What is in the project is the workload's to change.
+        let is_theirs = Path::new(place).starts_with(self.host.folder());
+        self.note(url, place, is_theirs);
+    }
+
+    /// As [`Self::add`], of a lock file, which belongs to the project wherever it is.
+    fn add_locked(&mut self, url: &str, place: &str) {
+        self.note(url, place, true);
+    }
+
+    /// A name that leads nowhere but outside may come from anywhere; addresses could be those of the host's own services.
+    fn note(&mut self, url: &str, place: &str, is_theirs: bool) {
+        for (rule, addr) in rules(url) {
+            let left_out = addr.is_some_and(|addr| is_theirs || METADATA.contains(&addr));
+            if !left_out {
+                self.found.retain(|found| found.rule != rule || !found.left_out);
+            }
             // One place for each is enough.
-            if !self.found.iter().any(|found| found.rule == rule) {
-                self.found.insert(Found { rule, place: place.to_owned() });
+            if !self.found.iter().any(|found| found.rule == rule && (left_out || !found.left_out)) {
+                self.found.insert(Found { rule, place: place.to_owned(), left_out });
             }
         }
     }
@@ -187,8 +207,8 @@ fn at(path: &Path, line: usize) -> String {
     format!("{}:{line}", path.display())
 }
 
-/// What reaches a URL. `localhost` is known without DNS.
-fn rules(url: &str) -> Vec<String> {
+/// What reaches a URL, and its address if it is given by that. `localhost` is known without DNS.
+fn rules(url: &str) -> Vec<(String, Option<IpAddr>)> {
     // `sparse+https:`, `git+ssh:`, `mirror+http:` say how, and then where.
     let url = match url.split_once(':') {
         Some((scheme, rest)) => format!("{}:{rest}", scheme.rsplit('+').next().unwrap_or(scheme)),
@@ -205,9 +225,17 @@ fn rules(url: &str) -> Vec<String> {
         _ => return Vec::new(),
     };
     let port = parsed.port().unwrap_or(port);
-    match parsed.host_str() {
+    let at = |addr: IpAddr| match addr {
+        IpAddr::V4(_) => (format!("{addr}:{port}/tcp"), Some(addr)),
+        IpAddr::V6(_) => (format!("[{addr}]:{port}/tcp"), Some(addr)),
+    };
+    match parsed.host_str().map(|host| host.trim_matches(['[', ']'])) {
         None | Some("") => Vec::new(),
-        Some("localhost") => vec![format!("127.0.0.1:{port}/tcp"), format!("[::1]:{port}/tcp")],
-        Some(host) => vec![format!("{host}:{port}/tcp")],
+        Some("localhost") => vec![at(Ipv4Addr::LOCALHOST.into()), at(Ipv6Addr::LOCALHOST.into())],
+        Some(host) => match host.parse::<IpAddr>() {
+            Ok(IpAddr::V6(addr)) => vec![at(addr.to_ipv4_mapped().map_or(addr.into(), IpAddr::V4))],
+            Ok(addr) => vec![at(addr)],
+            Err(_) => vec![(format!("{host}:{port}/tcp"), None)],
+        },
     }
 }

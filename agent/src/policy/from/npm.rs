@@ -73,7 +73,7 @@ fn lock(search: &mut Search<'_>, path: &Path, text: &str) -> Result<(), Refusal>
     while let Some(value) = todo.pop() {
         let Some(object) = value.as_object() else { continue };
         if let Some(url) = object.get("resolved").and_then(Value::as_str) {
-            search.add(url, &place);
+            search.add_locked(url, &place);
         }
         for key in ["packages", "dependencies"] {
             todo.extend(

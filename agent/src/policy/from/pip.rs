@@ -57,7 +57,8 @@ pub(super) fn read(search: &mut Search<'_>) -> Result<(), Refusal> {
         if let Some((path, text)) = search.nearest(name)? {
             let table: Table =
                 text.parse().map_err(|error: toml::de::Error| broken(&path, error.message()))?;
-            urls(search, &Value::Table(table), &path.display().to_string());
+            let place = path.display().to_string();
+            urls(&Value::Table(table), &mut |url| search.add_locked(url, &place));
         }
     }
     if !has_index {
@@ -134,24 +135,24 @@ fn uv(search: &mut Search<'_>) -> Result<bool, Refusal> {
         let place = path.display().to_string();
         for key in ["index-url", "default-index", "extra-index-url", "find-links", "index"] {
             let Some(value) = table.get(key) else { continue };
-            urls(search, value, &place);
+            urls(value, &mut |url| search.add(url, &place));
             let is_default = |index: &Value| index.get("default").and_then(Value::as_bool) == Some(true);
             has_index |= matches!(key, "index-url" | "default-index")
                 || value.as_array().is_some_and(|indexes| indexes.iter().any(is_default));
         }
         if let Some(pip) = table.get("pip") {
-            urls(search, pip, &place);
+            urls(pip, &mut |url| search.add(url, &place));
         }
     }
     Ok(has_index)
 }
 
 /// Every string in a document that is a URL.
-fn urls(search: &mut Search<'_>, value: &Value, place: &str) {
+fn urls(value: &Value, add: &mut impl FnMut(&str)) {
     match value {
-        Value::String(text) if text.contains("://") => search.add(text, place),
-        Value::Array(values) => values.iter().for_each(|value| urls(search, value, place)),
-        Value::Table(table) => table.iter().for_each(|(_, value)| urls(search, value, place)),
+        Value::String(text) if text.contains("://") => add(text),
+        Value::Array(values) => values.iter().for_each(|value| urls(value, add)),
+        Value::Table(table) => table.iter().for_each(|(_, value)| urls(value, add)),
         _ => {}
     }
 }

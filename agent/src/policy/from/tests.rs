@@ -49,7 +49,12 @@ fn files(files: &[(&str, &str)]) -> Table {
 /// `rule place`, sorted.
 fn found(tool: &str, host: &Table) -> Vec<String> {
     let found = read(tool, host).unwrap();
-    found.into_iter().map(|Found { rule, place }| format!("{rule} {place}")).collect()
+    found
+        .into_iter()
+        .map(|Found { rule, place, left_out }| {
+            format!("{}{rule} {place}", if left_out { "not " } else { "" })
+        })
+        .collect()
 }
 
 fn why(tool: &str, host: &Table) -> String {
@@ -59,6 +64,7 @@ fn why(tool: &str, host: &Table) -> String {
 
 #[test]
 fn of_a_url_only_host_and_port_are_kept() {
+    let rules = |url| rules(url).into_iter().map(|(rule, _)| rule).collect::<Vec<_>>();
     assert_eq!(rules("https://user:secret@a.test/simple?x"), ["a.test:443/tcp"]);
     assert_eq!(rules("sparse+https://a.test:8443/index/"), ["a.test:8443/tcp"]);
     assert_eq!(rules("git+ssh://git@a.test/x.git"), ["a.test:22/tcp"]);
@@ -235,6 +241,32 @@ fn apt_reads_both_forms_mirror_lists_and_the_proxy() {
             "two.test:443/tcp /etc/apt/sources.list.d/a.sources:2",
         ]
     );
+}
+
+#[test]
+fn addresses_are_not_taken_from_what_the_workload_writes() {
+    let mut host = files(&[
+        ("/home/u/.npmrc", "registry=http://127.0.0.1:4873/\n@m:registry=http://169.254.169.254/\n"),
+        ("/home/u/ws/sub/.npmrc", "@own:registry=http://localhost:5432/\n@in:registry=http://name.test/\n"),
+        (
+            "/home/u/ws/package-lock.json",
+            "{\"packages\": {\"a\": {\"resolved\": \"http://[::ffff:10.0.0.1]:80/a.tgz\"}}}",
+        ),
+    ]);
+    assert_eq!(
+        found("npm", &host),
+        [
+            "not 10.0.0.1:80/tcp /home/u/ws/package-lock.json",
+            "127.0.0.1:4873/tcp /home/u/.npmrc:1",
+            "not 127.0.0.1:5432/tcp /home/u/ws/sub/.npmrc:1",
+            "not 169.254.169.254:80/tcp /home/u/.npmrc:2",
+            "not [::1]:5432/tcp /home/u/ws/sub/.npmrc:1",
+            "name.test:80/tcp /home/u/ws/sub/.npmrc:2",
+        ]
+    );
+    // What somebody else names as well is allowed by that.
+    host.variables.insert("npm_config_registry", "http://10.0.0.1/");
+    assert!(found("npm", &host).contains(&"10.0.0.1:80/tcp npm_config_registry".to_owned()));
 }
 
 #[test]
