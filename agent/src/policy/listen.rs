@@ -88,7 +88,7 @@ mod tests {
             assert!(!tcp(&image, addr, 80), "{addr}: where one may connect to is not where one may listen");
         }
         let policy = CheckedPolicy::default();
-        assert!(!tcp(&super::tests::image(&policy), "127.0.0.1", 80), "without a profile nothing is free");
+        assert!(!tcp(&image(&policy), "127.0.0.1", 80), "without a profile nothing is free");
     }
 
     #[test]
