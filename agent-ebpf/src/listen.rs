@@ -10,7 +10,7 @@ use stockade_common::{
 use crate::{
     emit::{self, Actor},
     file::Decision,
-    kernel::{self, SOCK_NUM, SOCK_RCV_SADDR, SOCK_V6_RCV_SADDR, SOCKET_SK},
+    kernel::{self, SOCK_NUM, SOCK_RCV_SADDR, SOCK_V6_RCV_SADDR},
     net::{self, AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, Destination, SOCK_STREAM},
     sock_addr,
     socket::{self, Socket},
@@ -72,8 +72,7 @@ fn judge_socket(actor: &Actor, sock: *const u8, event: u16, hook: u8) -> bool {
     let held = &actor.held;
     // SAFETY: typed kernel pointers; null is checked.
     unsafe {
-        let Some(socket) = Socket::of(sock) else { return !held.setting.enforces() };
-        let sk: *const u8 = kernel::field(sock, &SOCKET_SK);
+        let Some((socket, sk)) = Socket::with_sock(sock) else { return !held.setting.enforces() };
         match listens(socket) {
             None => true,
             Some(false) => {
@@ -125,9 +124,8 @@ pub fn accept(ctx: &LsmContext) -> bool {
     let sock: *const u8 = ctx.arg(0);
     // SAFETY: typed kernel pointers; null is checked.
     let socket = unsafe {
-        let Some(socket) = Socket::of(sock) else { return !held.setting.enforces() };
-        let sk: *const u8 = kernel::field(sock, &SOCKET_SK);
-        if !sk.is_null() && socket::made_inside(sk, &held) {
+        let Some((socket, sk)) = Socket::with_sock(sock) else { return !held.setting.enforces() };
+        if socket::made_inside(sk, &held) {
             return true;
         }
         socket

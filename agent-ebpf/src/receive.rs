@@ -7,7 +7,6 @@ use stockade_common::event::{hook, kind, reason};
 use crate::{
     emit::{self, Actor},
     file::Decision,
-    kernel::{self, SOCKET_SK},
     socket::{self, Socket},
     tag,
 };
@@ -23,11 +22,11 @@ pub fn receive(ctx: &LsmContext) -> bool {
         if sock.is_null() {
             return true;
         }
-        let sk: *const u8 = kernel::field(sock, &SOCKET_SK);
-        if !sk.is_null() && socket::made_inside(sk, &held) {
-            return true;
+        match Socket::with_sock(sock) {
+            Some((_, sk)) if socket::made_inside(sk, &held) => return true,
+            Some((socket, _)) => socket,
+            None => Socket { family: 0, kind: 0, protocol: 0 },
         }
-        Socket::of(sock).unwrap_or(Socket { family: 0, kind: 0, protocol: 0 })
     };
     let actor = Actor { held, ppid: emit::ppid() };
     let decision = Decision::new(reason::OUTSIDE);

@@ -58,17 +58,28 @@ impl Socket {
     /// `socket` must be a typed pointer to a `struct socket`.
     #[inline(always)]
     pub unsafe fn of(socket: *const u8) -> Option<Self> {
+        // SAFETY: as promised by the caller.
+        unsafe { Self::with_sock(socket) }.map(|(socket, _)| socket)
+    }
+
+    /// The same, and its `struct sock`, which is not null.
+    ///
+    /// # Safety
+    /// As [`Self::of`].
+    #[inline(always)]
+    pub unsafe fn with_sock(socket: *const u8) -> Option<(Self, *const u8)> {
         // SAFETY: typed loads; null is checked.
         unsafe {
             let sk: *const u8 = kernel::field(socket, &SOCKET_SK);
             if sk.is_null() {
                 return None;
             }
-            Some(Self {
+            let found = Self {
                 family: kernel::field(sk, &SOCK_FAMILY),
                 kind: u32::from(kernel::field::<u16>(socket, &SOCKET_TYPE)),
                 protocol: kernel::field(sk, &SOCK_PROTOCOL),
-            })
+            };
+            Some((found, sk))
         }
     }
 }

@@ -1,3 +1,4 @@
 //! Scenarios that run as root in a guest kernel.
 
+pub mod descriptor;
 pub mod tally;

@@ -57,7 +57,7 @@ pub struct Net {
 /// What differs by kind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
-    /// An open or change.
+    /// An open or change; a unix socket with a name.
     File(File),
     /// A connect, send, or the making of a socket.
     Net(Net),
@@ -118,13 +118,19 @@ pub fn decode(mut bytes: Bytes) -> Result<Record, DecodeError> {
         return Err(DecodeError::Version(header.version));
     }
     let body = match header.kind {
-        kind::OPEN | kind::CHANGE | kind::CGROUP => Body::File(file(bytes)?),
+        kind::OPEN | kind::CHANGE | kind::CGROUP | kind::UNIX_NAMED => Body::File(file(bytes)?),
         kind::EXEC | kind::STARTED => {
             let file = file(bytes)?;
             let (length, full_len) = (bytes.try_get_u32_ne()?, bytes.try_get_u32_ne()?);
             Body::Exec { file, argv: part(bytes, length)?, full_len }
         }
-        kind::CONNECT | kind::SEND | kind::SOCKET | kind::UNIX => Body::Net(Net {
+        kind::CONNECT
+        | kind::SEND
+        | kind::SOCKET
+        | kind::UNIX
+        | kind::LISTEN
+        | kind::ACCEPT
+        | kind::RECEIVE => Body::Net(Net {
             addr: array(bytes)?,
             port: bytes.try_get_u16_ne()?,
             protocol: bytes.try_get_u16_ne()?,

@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::policy::checked::{CheckedPolicy, Mode, NetRule, PathRule};
+use crate::policy::{
+    checked::{AbstractRule, CheckedPolicy, Mode, NetRule, PathRule},
+    unix,
+};
 
 /// `sha256:` and 64 hexadecimal digits.
 #[must_use]
@@ -20,13 +23,19 @@ pub fn digest(policy: &CheckedPolicy) -> String {
         places: _,
         scope: _,
         names: _,
-        abstracts: _,
-        listen: _,
+        abstracts,
+        listen,
         loopback_own: _,
         egress: _,
         dns: _,
     } = policy;
-    let mut lines: Vec<String> = paths.iter().map(path).chain(destinations.iter().map(destination)).collect();
+    let mut lines: Vec<String> = paths
+        .iter()
+        .map(path)
+        .chain(destinations.iter().map(|rule| address("net", rule)))
+        .chain(listen.iter().map(|rule| address("listen", rule)))
+        .chain(abstracts.iter().map(abstract_socket))
+        .collect();
     lines.sort();
     lines.dedup();
     let mut hash = Sha256::new();
@@ -56,9 +65,14 @@ fn path(rule: &PathRule) -> String {
     format!("path {} {access} {pattern}", verdict(*deny))
 }
 
-fn destination(rule: &NetRule) -> String {
+fn abstract_socket(rule: &AbstractRule) -> String {
+    let AbstractRule { name, deny, rule: _ } = rule;
+    format!("{} {}", verdict(*deny), unix::written(name))
+}
+
+fn address(what: &str, rule: &NetRule) -> String {
     let NetRule { prefix, ports, tcp, udp, deny, rule: _ } = rule;
-    format!("net {} {prefix} {ports:?} tcp={tcp} udp={udp}", verdict(*deny))
+    format!("{what} {} {prefix} {ports:?} tcp={tcp} udp={udp}", verdict(*deny))
 }
 
 fn verdict(deny: bool) -> &'static str {

@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 use stockade_common::{
-    event::{hook, kind},
+    event::{hook, kind, reason},
     file::ACCESS_EXEC,
+    limits::ABSTRACT_DEV,
 };
 
 use super::{
@@ -108,6 +109,9 @@ pub fn event(record: &Record, actor: &Descent, context: &Context) -> Value {
     put("cgroup_id", json!(header.cgroup_id));
     put("process", process(record, actor));
     match &record.body {
+        Body::File(named) if header.kind == kind::UNIX_NAMED => {
+            put("socket", named_socket(named, context));
+        }
         Body::File(opened) => {
             put("file", file(opened, context));
         }
@@ -117,7 +121,11 @@ pub fn event(record: &Record, actor: &Descent, context: &Context) -> Value {
             put("truncated", json!((argv.len() as u64) < u64::from(*full_len)));
         }
         Body::Net(net) if matches!(header.kind, kind::CONNECT | kind::SEND) => {
-            put("net", destination(net));
+            // Refused for its family: what the address is was not looked at.
+            put("net", address(net, net.addr != [0; 16] || net.port != 0));
+        }
+        Body::Net(net) if matches!(header.kind, kind::LISTEN | kind::ACCEPT) => {
+            put("net", address(net, !matches!(header.reason, reason::FAMILY | reason::OUTSIDE)));
         }
         Body::Net(net) => {
             put("socket", socket(net));
@@ -163,9 +171,7 @@ fn file(file: &File, context: &Context) -> Value {
     })
 }
 
-fn destination(net: &Net) -> Value {
-    // Refused for its family: what the address is was not looked at.
-    let known = net.addr != [0; 16] || net.port != 0;
+fn address(net: &Net, known: bool) -> Value {
     json!({
         "address": known.then(|| terms::address(net.addr).to_string()), "port": known.then_some(net.port),
         "protocol": terms::protocol(net.protocol), "family": terms::family(net.family),
@@ -176,6 +182,21 @@ fn destination(net: &Net) -> Value {
 fn socket(net: &Net) -> Value {
     json!({
         "family": terms::family(net.family), "type": terms::socket_type(net.sock_type), "protocol": net.protocol,
+    })
+}
+
+/// A unix socket that has a name.
+fn named_socket(File { dev, access: _, mode, path }: &File, context: &Context) -> Value {
+    let sock_type = terms::socket_type(*mode as u16);
+    if *dev == ABSTRACT_DEV {
+        return json!({ "family": "unix", "type": sock_type, "protocol": 0, "abstract": escape(path) });
+    }
+    let named = (!path.is_empty()).then_some(path);
+    json!({
+        "family": "unix", "type": sock_type, "protocol": 0,
+        "path": named.map(|path| escape(&context.visible(*dev, path))),
+        "dev": format!("{}:{}", dev >> 20, dev & 0xf_ffff),
+        "fs_path": named.map(|path| escape(path)),
     })
 }
 

@@ -10,6 +10,7 @@ pub mod digest;
 #[cfg(test)]
 mod golden;
 pub mod json;
+pub mod known_socket;
 pub mod name;
 pub mod origin;
 pub mod process;

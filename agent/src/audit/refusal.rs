@@ -5,15 +5,17 @@ use std::net::SocketAddr;
 use stockade_common::{
     event::{hook, kind, reason},
     file::{ACCESS_EXEC, ACCESS_WRITE},
+    limits::ABSTRACT_DEV,
 };
 
 use super::{
     decode::{Body, File, Net, Record},
     json::Context,
+    known_socket,
     name::escape,
     terms,
 };
-use crate::policy::mounts::Mount;
+use crate::policy::{mounts::Mount, unix};
 
 /// What was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,6 +30,22 @@ pub enum Subject {
     /// A connect or send.
     Destination {
         /// `connect to` or `send to`.
+        verb: &'static str,
+        /// As a rule has it.
+        rule: String,
+    },
+    /// A connect or send to a unix socket that has a name.
+    Unix {
+        /// `connect to` or `send to`.
+        verb: &'static str,
+        /// As a rule has it; of a path that is not plain not one to paste.
+        rule: String,
+        /// What is known to listen there.
+        known: Option<&'static str>,
+    },
+    /// Listening, or taking a connection.
+    Listener {
+        /// What is done with the local address.
         verb: &'static str,
         /// As a rule has it.
         rule: String,
@@ -114,6 +132,11 @@ impl Refusal {
         match &self.subject {
             Subject::File { access, path } if self.allowable && is_plain(path) => Some(access.flag(path)),
             Subject::Destination { rule, .. } if self.allowable => Some(format!("--allow-net '{rule}'")),
+            Subject::Unix { rule, .. } if self.allowable => {
+                let path = rule.strip_prefix(unix::PREFIX).filter(|name| !name.starts_with(unix::ABSTRACT));
+                path.is_none_or(is_plain).then(|| format!("--allow-net '{rule}'"))
+            }
+            Subject::Listener { rule, .. } if self.allowable => Some(format!("--allow-listen '{rule}'")),
             _ => None,
         }
     }
@@ -124,7 +147,11 @@ impl Refusal {
         match &self.subject {
             Subject::File { access, path } if path.is_empty() => format!("{} a file", access.verb()),
             Subject::File { access, path } => format!("{} {path}", access.verb()),
-            Subject::Destination { verb, rule } => format!("{verb} {rule}"),
+            Subject::Destination { verb, rule } | Subject::Listener { verb, rule } => {
+                format!("{verb} {rule}")
+            }
+            Subject::Unix { verb, rule, known: Some(known) } => format!("{verb} {rule} ({known})"),
+            Subject::Unix { verb, rule, known: None } => format!("{verb} {rule}"),
             Subject::Other(text) => text.clone(),
         }
     }
@@ -140,6 +167,7 @@ pub fn is_plain(path: &str) -> bool {
 fn subject(record: &Record, context: &Context) -> (Subject, bool) {
     let header = &record.header;
     match &record.body {
+        Body::File(file) if header.kind == kind::UNIX_NAMED => unix_socket(header.hook, file, context),
         Body::File(File { dev, access, path, .. })
         | Body::Exec { file: File { dev, access, path, .. }, .. } => {
             let is_proc = |mount: &Mount| mount.dev == *dev && mount.fs_type == "proc";
@@ -153,7 +181,7 @@ fn subject(record: &Record, context: &Context) -> (Subject, bool) {
             let path = escape(&seen.unwrap_or(path));
             (Subject::File { access: Access::of(*access), path }, reachable)
         }
-        Body::Net(net) => (network(header.kind, net), true),
+        Body::Net(net) => (network(header.kind, header.reason, net), true),
         Body::Target { .. } if header.kind == kind::PTRACE => {
             (Subject::Other("reach into a process".into()), false)
         }
@@ -188,12 +216,56 @@ fn in_any_run(path: &[u8], own: u32) -> Vec<u8> {
     names.join(&b'/')
 }
 
-fn network(event: u16, net: &Net) -> Subject {
+fn unix_socket(from: u8, file: &File, context: &Context) -> (Subject, bool) {
+    let verb = if from == hook::UNIX_MAY_SEND { "send to" } else { "connect to" };
+    let File { dev, path, .. } = file;
+    if *dev == ABSTRACT_DEV {
+        let known = known_socket::at_name(path);
+        return (Subject::Unix { verb, rule: unix::written(path), known }, true);
+    }
+    if path.is_empty() {
+        return (Subject::Other(format!("{verb} a unix socket without a name")), false);
+    }
+    let seen = context.mounts.visible(*dev, path);
+    let reachable = seen.is_some();
+    let path = seen.unwrap_or_else(|| path.to_vec());
+    let rule = format!("{}{}", unix::PREFIX, escape(&path));
+    (Subject::Unix { verb, rule, known: known_socket::at_path(&path) }, reachable)
+}
+
+/// A local address as a rule on listening has it. Port 0 is one that the kernel chooses: any.
+fn local(net: &Net) -> String {
+    let (address, protocol) = (terms::address(net.addr), terms::protocol(net.protocol));
+    match net.port {
+        0 if address.is_ipv6() => format!("[{address}]/{protocol}"),
+        0 => format!("{address}/{protocol}"),
+        port => format!("{}/{protocol}", SocketAddr::new(address, port)),
+    }
+}
+
+fn network(event: u16, why: u16, net: &Net) -> Subject {
     let named = net.addr != [0; 16] || net.port != 0;
+    let by_address = !matches!(why, reason::FAMILY | reason::OUTSIDE);
+    match event {
+        kind::LISTEN if by_address => {
+            let verb = if net.sock_type == libc::SOCK_DGRAM as u16 { "bind to" } else { "listen on" };
+            return Subject::Listener { verb, rule: local(net) };
+        }
+        kind::ACCEPT if by_address => {
+            return Subject::Listener {
+                verb: "take connections that were listened for outside on",
+                rule: local(net),
+            };
+        }
+        _ => {}
+    }
     let verb = match event {
         kind::CONNECT => "connect to",
         kind::SEND => "send to",
-        kind::UNIX => return Subject::Other("use a unix socket".into()),
+        kind::UNIX => return Subject::Other("use a unix socket without a name".into()),
+        kind::LISTEN => "listen with",
+        kind::ACCEPT => "take a connection from",
+        kind::RECEIVE => "be handed",
         _ => "make",
     };
     if named && event != kind::SOCKET {
@@ -268,6 +340,36 @@ mod tests {
         let refused = refusal(kind::SEND, net);
         assert_eq!(refused.what(), "send to 192.0.2.7:53/udp");
         assert_eq!(refused.flag().as_deref(), Some("--allow-net '192.0.2.7:53/udp'"));
+    }
+
+    #[test]
+    fn unix_sockets_are_written_as_rules() {
+        let named = |dev, path: &[u8]| {
+            let file = File { dev, access: 16, mode: 1, path: bytes::Bytes::copy_from_slice(path) };
+            let mut header = sample::header(kind::UNIX_NAMED);
+            header.hook = hook::UNIX_STREAM_CONNECT;
+            let mounts = MountTable::parse(b"1 1 0:5 / /run rw - tmpfs t rw\n").unwrap();
+            let context = Context { mounts, ..Context::default() };
+            Refusal::of(&Record { header, body: Body::File(file) }, &context)
+        };
+        let docker = named(5, b"/docker.sock");
+        assert_eq!(docker.what(), "connect to unix:/run/docker.sock (the Docker daemon: root on this host)");
+        assert_eq!(docker.flag().as_deref(), Some("--allow-net 'unix:/run/docker.sock'"));
+        assert_eq!(named(5, b"/a*").flag(), None);
+        assert_eq!(named(5, b"").what(), "connect to a unix socket without a name");
+        let odd = named(ABSTRACT_DEV, b"a\0'\\");
+        assert_eq!(odd.what(), r"connect to unix:@a\x00\x27\\");
+        assert_eq!(odd.flag().as_deref(), Some(r"--allow-net 'unix:@a\x00\x27\\'"));
+    }
+
+    #[test]
+    fn listeners_are_written_as_rules() {
+        let refused = refusal(kind::LISTEN, Body::Net(sample::net([0; 4], 8080, 6)));
+        assert_eq!(refused.what(), "listen on 0.0.0.0:8080/tcp");
+        assert_eq!(refused.flag().as_deref(), Some("--allow-listen '0.0.0.0:8080/tcp'"));
+        let unbound = Net { addr: [0; 16], ..sample::net([0; 4], 0, 6) };
+        let refused = refusal(kind::LISTEN, Body::Net(unbound));
+        assert_eq!(refused.flag().as_deref(), Some("--allow-listen '[::]/tcp'"));
     }
 
     #[test]

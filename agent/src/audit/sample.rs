@@ -4,6 +4,7 @@ use bytes::Bytes;
 use stockade_common::{
     event::{EVENT_VERSION, EventHeader, hook, kind, reason, verdict},
     file::NO_RULE,
+    limits::ABSTRACT_DEV,
 };
 
 use super::decode::{Body, File, Net, Record};
@@ -55,6 +56,11 @@ pub fn each_kind() -> Vec<Record> {
         (kind::SEND, net()),
         (kind::SOCKET, net()),
         (kind::UNIX, net()),
+        (kind::UNIX_NAMED, Body::File(File { mode: 1, ..file() })),
+        (kind::UNIX_NAMED, Body::File(File { mode: 5, dev: ABSTRACT_DEV, ..file() })),
+        (kind::LISTEN, net()),
+        (kind::ACCEPT, net()),
+        (kind::RECEIVE, net()),
         (kind::FORK, Body::Fork { child: 2 }),
         (kind::EXIT, Body::Exit { status: 256 }),
         (kind::PTRACE, target()),

@@ -4,7 +4,7 @@ use std::{borrow::Cow, net::Ipv6Addr};
 
 use stockade_common::{
     event::{kind, reason, verdict},
-    file::{ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE},
+    file::{ACCESS_CONNECT, ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE},
 };
 
 /// Name of an event's kind.
@@ -22,7 +22,10 @@ pub fn kind_name(event: u16) -> &'static str {
         kind::CONNECT => "connect",
         kind::SEND => "send",
         kind::SOCKET => "socket",
-        kind::UNIX => "unix",
+        kind::UNIX | kind::UNIX_NAMED => "unix",
+        kind::LISTEN => "listen",
+        kind::ACCEPT => "accept",
+        kind::RECEIVE => "receive",
         _ => "unknown",
     }
 }
@@ -60,7 +63,7 @@ pub fn reason_name(why: u16) -> &'static str {
 /// Names of `ACCESS_*` bits.
 #[must_use]
 pub fn access_names(access: u32) -> Vec<&'static str> {
-    [(ACCESS_READ, "read"), (ACCESS_WRITE, "write"), (ACCESS_EXEC, "exec")]
+    [(ACCESS_READ, "read"), (ACCESS_WRITE, "write"), (ACCESS_EXEC, "exec"), (ACCESS_CONNECT, "connect")]
         .into_iter()
         .filter(|(bit, _)| access & bit != 0)
         .map(|(_, name)| name)
@@ -98,7 +101,10 @@ pub fn family(number: u16) -> Cow<'static, str> {
 /// Name of a socket type, or its number.
 #[must_use]
 pub fn socket_type(number: u16) -> Cow<'static, str> {
-    named(number, ["stream", "dgram", "raw"].get(usize::from(number).wrapping_sub(1)).copied())
+    named(
+        number,
+        ["stream", "dgram", "raw", "rdm", "seqpacket"].get(usize::from(number).wrapping_sub(1)).copied(),
+    )
 }
 
 /// Name of an internet protocol, or its number.
@@ -128,7 +134,7 @@ mod tests {
     #[test]
     fn numbers_without_a_name_stay_numbers() {
         assert_eq!((&*family(10), &*family(60)), ("inet6", "60"));
-        assert_eq!((&*socket_type(1), &*socket_type(0), &*socket_type(5)), ("stream", "0", "5"));
+        assert_eq!((&*socket_type(1), &*socket_type(0), &*socket_type(5)), ("stream", "0", "seqpacket"));
         assert_eq!((&*protocol(262), &*protocol(200)), ("mptcp", "200"));
     }
 }

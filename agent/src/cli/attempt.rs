@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, Permissions},
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
     os::linux::net::SocketAddrExt as _,
     os::unix::{
@@ -109,6 +109,10 @@ pub(super) fn udp4(_: &Place) -> io::Result<()> {
 
 pub(super) fn udp6(_: &Place) -> io::Result<()> {
     UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0))?.send_to(b"probe", (Ipv6Addr::LOCALHOST, 9)).map(|_| ())
+}
+
+pub(super) fn listen(_: &Place) -> io::Result<()> {
+    TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)).map(|_| ())
 }
 
 pub(super) fn netlink(_: &Place) -> io::Result<()> {

@@ -58,7 +58,7 @@ const fn both(
 }
 
 /// All of them that one attempt can show.
-pub const GUARANTEES: [Guarantee; 18] = [
+pub const GUARANTEES: [Guarantee; 19] = [
     lsm("file_read", "files no rule names cannot be opened", attempt::read),
     lsm("file_create", "files no rule names cannot be created", attempt::create),
     lsm("file_delete", "files no rule names cannot be deleted", attempt::delete),
@@ -72,6 +72,7 @@ pub const GUARANTEES: [Guarantee; 18] = [
     both("tcp6", "IPv6 destinations no rule names cannot be connected to", attempt::tcp6, NO_IPV6),
     both("udp4", "datagrams cannot be sent to IPv4 destinations no rule names", attempt::udp4, None),
     both("udp6", "datagrams cannot be sent to IPv6 destinations no rule names", attempt::udp6, NO_IPV6),
+    lsm("listen", "addresses that no rule names cannot be listened on", attempt::listen),
     lsm("netlink", "nothing but questions can be sent by netlink", attempt::netlink),
     lsm("unix_stream", "unix sockets made outside cannot be connected to", attempt::unix_stream),
     lsm("unix_dgram", "unix sockets made outside cannot be sent to", attempt::unix_datagram),

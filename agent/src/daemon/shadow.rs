@@ -8,6 +8,7 @@ use std::{
 use stockade_common::{
     event::{hook, kind, reason, verdict},
     file::{ACCESS_MOVE, ACCESS_WRITE, NO_RULE},
+    limits::ABSTRACT_DEV,
 };
 
 use super::command::{Difference, ShadowReport};
@@ -21,6 +22,7 @@ use crate::{
     kernel::Scope,
     policy::{
         image::{MapImage, RuleInfo},
+        unix,
         verdict::{self as policy, Verdict},
     },
 };
@@ -93,8 +95,10 @@ impl Comparison {
     #[must_use]
     pub fn alone_wanted(&self, record: &Record) -> bool {
         let reported = match &record.body {
-            Body::File(file) => file.access & ACCESS_WRITE != 0,
-            Body::Net(_) => record.header.kind == kind::CONNECT,
+            Body::File(file) => {
+                file.access & ACCESS_WRITE != 0 || record.header.hook == hook::UNIX_STREAM_CONNECT
+            }
+            Body::Net(_) => matches!(record.header.kind, kind::CONNECT | kind::LISTEN),
             _ => true,
         };
         !self.audit_all && record.header.verdict == verdict::ALLOWED && !reported
@@ -150,7 +154,16 @@ impl Comparison {
 
 /// Whether a record tells of a decision that another policy could have made otherwise.
 fn asks_a_policy(record: &Record) -> bool {
-    let asked = matches!(record.header.kind, kind::OPEN | kind::CHANGE | kind::CONNECT | kind::SEND);
+    let asked = matches!(
+        record.header.kind,
+        kind::OPEN
+            | kind::CHANGE
+            | kind::CONNECT
+            | kind::SEND
+            | kind::UNIX_NAMED
+            | kind::LISTEN
+            | kind::ACCEPT
+    );
     let by_rules = [
         reason::RULE_ALLOW,
         reason::RULE_DENY,
@@ -178,6 +191,9 @@ fn ask(image: &MapImage, record: &Record) -> Answer {
             }
             Answer::Unknown
         }
+        Body::Net(net) if matches!(record.header.kind, kind::LISTEN | kind::ACCEPT) => {
+            Answer::Verdict(policy::listen(image, net.addr, net.port, net.protocol))
+        }
         Body::Net(net) => Answer::Verdict(policy::net(image, net.addr, net.port, net.protocol)),
         _ => Answer::NotAsked,
     }
@@ -186,6 +202,7 @@ fn ask(image: &MapImage, record: &Record) -> Answer {
 /// What was asked for, and how.
 fn object(record: &Record, active: &Context) -> (String, u32) {
     match &record.body {
+        Body::File(File { dev, path, .. }) if *dev == ABSTRACT_DEV => (unix::written(path), 0),
         Body::File(File { dev, access, path, .. }) => (escape(&active.visible(*dev, path)), *access),
         Body::Net(net) => {
             let address = std::net::SocketAddr::new(terms::address(net.addr), net.port);

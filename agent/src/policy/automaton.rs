@@ -125,7 +125,7 @@ impl Tables {
             }
             let mut by_class: Vec<Option<usize>> = vec![None; classes.alphabet_len()];
             let mut targets = [0usize; ROW];
-            for byte in 1..=u8::MAX {
+            for byte in 0..=u8::MAX {
                 let class = usize::from(classes.get(byte));
                 let target = *by_class[class].get_or_insert_with(|| {
                     let target = dfa.next_state(state, byte);
@@ -137,7 +137,7 @@ impl Tables {
                 targets[usize::from(byte)] = target;
             }
             let mut counts: HashMap<usize, usize> = HashMap::new();
-            for target in &targets[1..] {
+            for target in &targets {
                 *counts.entry(*target).or_default() += 1;
             }
             // Ties by index, so that the same rules always give the same tables.
@@ -145,7 +145,7 @@ impl Tables {
                 .into_iter()
                 .max_by_key(|(target, count)| (*count, std::cmp::Reverse(*target)))
                 .map_or(0, |c| c.0);
-            let exceptions = (1..=u8::MAX)
+            let exceptions = (0..=u8::MAX)
                 .filter(|byte| targets[usize::from(*byte)] != default)
                 .map(|byte| (byte, targets[usize::from(byte)]))
                 .collect();

@@ -5,25 +5,29 @@ use std::{
     sync::Arc,
 };
 
-use stockade_common::file::{ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE};
+use stockade_common::file::{ACCESS_CONNECT, ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE};
 use toml::Spanned;
 
 use super::{
-    checked::{Author, CheckedPolicy, Mode, NetRule, PathRule, Place},
+    checked::{AbstractRule, Author, CheckedPolicy, Mode, NetRule, PathRule, Place},
     diagnostic::{Diagnostic, Diagnostics},
     extend::names_file,
     image::RuleInfo,
+    listen,
     parse::{Document, Policy, Source},
     reach,
     rule::{self, Refusal},
     scope,
     suggest::closest,
+    unix,
 };
 
 const BASE: &str = include_str!("profiles/base.toml");
 /// Built-in profiles.
 const PROFILES: [&str; 1] = ["base"];
 const ALL: u32 = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC;
+/// What a denied file is denied.
+const EVERYTHING: u32 = ALL | ACCESS_CONNECT;
 
 /// What comes from the command line.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +38,8 @@ pub struct Overlay {
     pub allow_net: Vec<String>,
     /// `--deny-net`.
     pub deny_net: Vec<String>,
+    /// `--allow-listen`.
+    pub allow_listen: Vec<String>,
     /// `--allow-read`.
     pub allow_read: Vec<String>,
     /// `--allow-write`.
@@ -144,11 +150,15 @@ impl Checker<'_> {
                 self.net(rule.get_ref(), deny, id);
             }
         }
+        for rule in &network.listen {
+            let id = self.spanned(author, source, rule, "network.listen");
+            self.listen(rule.get_ref(), id);
+        }
         for (list, rules, access, deny) in [
             ("files.read", &files.read, ACCESS_READ, false),
             ("files.write", &files.write, ACCESS_READ | ACCESS_WRITE, false),
             ("files.exec", &files.exec, ACCESS_READ | ACCESS_EXEC, false),
-            ("files.deny", &files.deny, ALL, true),
+            ("files.deny", &files.deny, EVERYTHING, true),
         ] {
             for rule in rules {
                 let id = self.spanned(author, source, rule, list);
@@ -173,6 +183,10 @@ impl Checker<'_> {
                 self.net(text, deny, id);
             }
         }
+        for text in &overlay.allow_listen {
+            let id = self.flag(Author::Flags, "--allow-listen", text, "network.listen");
+            self.listen(text, id);
+        }
         for (flag, rules, access, deny) in [
             ("--allow-read", &overlay.allow_read, ACCESS_READ, false),
             ("--allow-write", &overlay.allow_write, ACCESS_READ | ACCESS_WRITE, false),
@@ -180,7 +194,7 @@ impl Checker<'_> {
             ("--deny-read", &overlay.deny_read, ACCESS_READ, true),
             ("--deny-write", &overlay.deny_write, ACCESS_WRITE, true),
             ("--deny-exec", &overlay.deny_exec, ACCESS_EXEC, true),
-            ("--deny-file", &overlay.deny_file, ALL, true),
+            ("--deny-file", &overlay.deny_file, EVERYTHING, true),
         ] {
             for text in rules {
                 let id = self.flag(Author::Flags, flag, text, "files");
@@ -228,10 +242,31 @@ impl Checker<'_> {
     }
 
     fn net(&mut self, text: &str, deny: bool, id: u32) {
+        if let Some(name) = text.strip_prefix(unix::PREFIX) {
+            return self.unix(name, deny, id);
+        }
         match rule::destination(text) {
             Ok(rule::Destination { prefix, ports, tcp, udp }) => {
                 self.policy.destinations.push(NetRule { prefix, ports, tcp, udp, deny, rule: id });
             }
+            Err(refusal) => self.problem(id, refusal),
+        }
+    }
+
+    /// A unix socket: a path is a glob like others, for another access.
+    fn unix(&mut self, name: &str, deny: bool, id: u32) {
+        let Some(name) = name.strip_prefix(unix::ABSTRACT) else {
+            return self.path(name, ACCESS_CONNECT, deny, id);
+        };
+        match unix::abstract_name(name) {
+            Ok(name) => self.policy.abstracts.push(AbstractRule { name, deny, rule: id }),
+            Err(refusal) => self.problem(id, refusal),
+        }
+    }
+
+    fn listen(&mut self, text: &str, id: u32) {
+        match listen::rules(text, id) {
+            Ok(rules) => self.policy.listen.extend(rules),
             Err(refusal) => self.problem(id, refusal),
         }
     }

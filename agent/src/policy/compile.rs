@@ -15,6 +15,7 @@ use super::{
     mounts::MountTable,
     ports,
     rule::Refusal,
+    unix,
 };
 
 /// Sizes of a compiled policy.
@@ -62,6 +63,11 @@ pub(super) struct Filesystem {
 }
 
 impl Filesystem {
+    /// One without a mount, whose names begin with a literal.
+    pub(super) fn of(anchored: Vec<Pattern>) -> Self {
+        Self { anchored, ..Self::default() }
+    }
+
     fn len(&self) -> usize {
         self.anchored.len() + self.floating.len()
     }
@@ -75,17 +81,19 @@ pub fn compile(
     policy: &CheckedPolicy,
     mounts: &MountTable,
 ) -> Result<(MapImage, CompileStats), CompileError> {
-    let filesystems = translate(&policy.paths, mounts);
+    let mut filesystems = translate(&policy.paths, mounts);
+    filesystems.extend(unix::filesystem(&policy.abstracts));
     let mut stats =
         CompileStats { patterns: filesystems.values().map(Filesystem::len).sum(), ..Default::default() };
     let failed = |source| CompileError::Paths { source, longest: longest(policy) };
     let mut image = build(filesystems).map_err(failed)?;
     image.rules.clone_from(&policy.rules);
-    (image.prefixes, image.ports) = ports::compile(&policy.destinations).map_err(|error| {
-        let help = Some("write ranges of ports instead of single ones".to_owned());
-        let refusal = Refusal { message: error.to_string(), help };
-        CompileError::Ports(Diagnostics(vec![policy.diagnostic(error.rule(), refusal)]))
-    })?;
+    (image.prefixes, image.ports) =
+        ports::compile(&policy.destinations, &policy.listen).map_err(|error| {
+            let help = Some("write ranges of ports instead of single ones".to_owned());
+            let refusal = Refusal { message: error.to_string(), help };
+            CompileError::Ports(Diagnostics(vec![policy.diagnostic(error.rule(), refusal)]))
+        })?;
     stats.table_entries = image.next.len();
     stats.accepts = image.accepts.len();
     stats.prefixes = image.prefixes.len();
@@ -181,7 +189,9 @@ fn expand(rule: &PathRule) -> Vec<(Vec<Part>, u32)> {
     if let Some((Part::Any, parent)) = whole.split_last() {
         // `X/**` also lists X; a denial covers X altogether, so that it can't be moved away either.
         let access = if rule.deny { rule.access | ACCESS_MOVE } else { rule.access & ACCESS_READ };
-        all.push((parent.to_vec(), access));
+        if access != 0 {
+            all.push((parent.to_vec(), access));
+        }
     }
     if rule.deny {
         for length in 1..whole.len() {

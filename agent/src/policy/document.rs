@@ -3,17 +3,19 @@
 use std::collections::BTreeSet;
 
 use ipnet::IpNet;
-use stockade_common::file::{ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE};
+use stockade_common::file::{ACCESS_CONNECT, ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE};
 use toml::{Table, Value};
 
 use super::{
     check::{self, Overlay},
-    checked::{Author, CheckedPolicy, Mode, NetRule, PathRule},
+    checked::{AbstractRule, Author, CheckedPolicy, Mode, NetRule, PathRule},
     diagnostic::Diagnostics,
     parse::{Document, Source},
+    unix,
 };
 
 const ALL: u32 = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC;
+const EVERYTHING: u32 = ALL | ACCESS_CONNECT;
 const WRITE: u32 = ACCESS_READ | ACCESS_WRITE;
 const EXEC: u32 = ACCESS_READ | ACCESS_EXEC;
 
@@ -31,37 +33,48 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
         places,
         scope: _,
         names: _,
-        abstracts: _,
-        listen: _,
+        abstracts,
+        listen,
         loopback_own: _,
         egress: _,
         dns: _,
     } = policy;
     // Rules of the profile are put in wherever it is checked.
     let written = |rule: u32| places.get(rule as usize).is_none_or(|place| place.author != Author::Profile);
-    let mut lists: [(&str, &str, Vec<Value>); 6] = [
+    let mut lists: [(&str, &str, Vec<Value>); 7] = [
         ("files", "read", Vec::new()),
         ("files", "write", Vec::new()),
         ("files", "exec", Vec::new()),
         ("files", "deny", Vec::new()),
         ("network", "allow", Vec::new()),
         ("network", "deny", Vec::new()),
+        ("network", "listen", Vec::new()),
     ];
     for rule in paths.iter().filter(|rule| written(rule.rule)) {
         for (access, deny) in parts(rule) {
-            let list = match (access, deny) {
-                (ACCESS_READ, false) => 0,
-                (WRITE, false) => 1,
-                (EXEC, false) => 2,
-                (ALL, true) => 3,
+            let pattern = &rule.pattern;
+            let (list, text) = match (access, deny) {
+                (ACCESS_READ, false) => (0, pattern.clone()),
+                (WRITE, false) => (1, pattern.clone()),
+                (EXEC, false) => (2, pattern.clone()),
+                (EVERYTHING, true) => (3, pattern.clone()),
+                (ACCESS_CONNECT, false) => (4, format!("{}{pattern}", unix::PREFIX)),
+                (ACCESS_CONNECT, true) => (5, format!("{}{pattern}", unix::PREFIX)),
                 _ => return Err(unsaid(policy, rule.rule)),
             };
-            lists[list].2.push(rule.pattern.clone().into());
+            lists[list].2.push(text.into());
         }
     }
     for rule in destinations.iter().filter(|rule| written(rule.rule)) {
         let text = destination(rule).ok_or_else(|| unsaid(policy, rule.rule))?;
         lists[if rule.deny { 5 } else { 4 }].2.push(text.into());
+    }
+    for AbstractRule { name, deny, rule: _ } in abstracts.iter().filter(|rule| written(rule.rule)) {
+        lists[if *deny { 5 } else { 4 }].2.push(unix::written(name).into());
+    }
+    for rule in listen.iter().filter(|rule| written(rule.rule)) {
+        let text = destination(rule).ok_or_else(|| unsaid(policy, rule.rule))?;
+        lists[6].2.push(text.into());
     }
     let mut table = Table::new();
     table.insert("version".into(), 1.into());
@@ -130,7 +143,13 @@ fn destination(rule: &NetRule) -> Option<String> {
     Some(format!("{host}{ports}{protocol}"))
 }
 
-type Meaning<'a> = (Mode, BTreeSet<(&'a str, u32, bool)>, BTreeSet<(String, bool)>);
+type Meaning<'a> = (
+    Mode,
+    BTreeSet<(&'a str, u32, bool)>,
+    BTreeSet<(String, bool)>,
+    BTreeSet<String>,
+    BTreeSet<(&'a [u8], bool)>,
+);
 
 /// All that a verdict depends on.
 fn meaning(policy: &CheckedPolicy) -> Meaning<'_> {
@@ -138,11 +157,14 @@ fn meaning(policy: &CheckedPolicy) -> Meaning<'_> {
         .paths
         .iter()
         .flat_map(|rule| parts(rule).into_iter().map(|(access, deny)| (rule.pattern.as_str(), access, deny)));
-    let destinations = policy.destinations.iter().map(|rule| {
-        let NetRule { prefix, ports, tcp, udp, deny, rule: _ } = rule;
-        (format!("{prefix} {ports:?} {tcp} {udp}"), *deny)
-    });
-    (policy.mode, paths.collect(), destinations.collect())
+    let address = |rule: &NetRule| {
+        let NetRule { prefix, ports, tcp, udp, deny: _, rule: _ } = rule;
+        format!("{prefix} {ports:?} {tcp} {udp}")
+    };
+    let destinations = policy.destinations.iter().map(|rule| (address(rule), rule.deny));
+    let listen = policy.listen.iter().map(address);
+    let abstracts = policy.abstracts.iter().map(|rule| (&rule.name[..], rule.deny));
+    (policy.mode, paths.collect(), destinations.collect(), listen.collect(), abstracts.collect())
 }
 
 #[cfg(test)]
@@ -169,8 +191,12 @@ mod tests {
                 "2001:db8::/32",
                 "[2001:db8::1]:53/udp",
                 "0.0.0.0/0:22",
+                "unix:/run/{a,b}/**",
+                "unix:**/x.sock",
+                r"unix:@a\x00\\b",
             ]),
-            deny_net: words(&["192.0.2.66"]),
+            deny_net: words(&["192.0.2.66", "unix:/run/a/x", "unix:@b"]),
+            allow_listen: words(&["192.0.2.1:80/udp", "[::]:8000-8100/tcp", "0.0.0.0", "2001:db8::/32"]),
             allow_read: words(&["/etc/{a,b}/**", "${home}/.x"]),
             allow_write: words(&["/srv/*.log"]),
             allow_exec: words(&["/usr/bin/**"]),

@@ -71,7 +71,7 @@ pub struct Policy {
     pub scope: Option<Spanned<ScopeTable>>,
 }
 
-/// Rules `host-or-prefix[:ports][/proto]`.
+/// Rules `host-or-prefix[:ports][/proto]`; for unix sockets `unix:/path` or `unix:@abstract-name`.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Network {
@@ -81,6 +81,9 @@ pub struct Network {
     /// Destinations that may not, whatever `allow` says.
     #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub deny: Vec<Spanned<String>>,
+    /// Local addresses that may be listened on, beside those of loopback, as `address-or-prefix[:ports][/proto]`.
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
+    pub listen: Vec<Spanned<String>>,
 }
 
 /// Path globs.

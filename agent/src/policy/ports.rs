@@ -5,7 +5,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 use ipnet::IpNet;
 use stockade_common::{
     limits::MAX_PORT_RANGES,
-    net::{MAX_PORT_RUN, PORT_ALLOW, PORT_DENY, PortRange, PortRun, TCP, UDP, port_key},
+    net::{LISTEN, MAX_PORT_RUN, PORT_ALLOW, PORT_DENY, PortRange, PortRun, TCP, UDP, port_key},
 };
 
 use super::checked::NetRule;
@@ -67,18 +67,24 @@ impl TooManyRanges {
     }
 }
 
+/// A rule, and whether it is about listening.
+type Claimant<'a> = (&'a NetRule, bool);
+
 /// Of several with as many ports the first.
-fn most_ports<'a>(rules: &[&'a NetRule]) -> Option<&'a NetRule> {
-    rules.iter().rev().max_by_key(|rule| rule.ports.len()).copied()
+fn most_ports<'a>(rules: &[Claimant<'a>]) -> Option<&'a NetRule> {
+    rules.iter().map(|(rule, _)| *rule).rev().max_by_key(|rule| rule.ports.len())
 }
 
-/// Compiles the rules: each prefix carries what all prefixes that cover it say, so the longest match decides alone.
+/// Compiles the rules on destinations, and those on listening beside them: each prefix carries what all prefixes that cover
+/// it say, so the longest match decides alone.
 ///
 /// # Errors
 /// If the ranges of a prefix are more than the kernel programs search.
-pub fn compile(rules: &[NetRule]) -> Result<Compiled, TooManyRanges> {
-    let mut sorted: Vec<(u128, u8, bool, Vec<&NetRule>)> = Vec::new();
-    let mut keyed: Vec<_> = rules.iter().map(|rule| (key(&rule.prefix), rule)).collect();
+pub fn compile(destinations: &[NetRule], listen: &[NetRule]) -> Result<Compiled, TooManyRanges> {
+    let mut sorted: Vec<(u128, u8, bool, Vec<Claimant<'_>>)> = Vec::new();
+    let rules: Vec<Claimant<'_>> =
+        destinations.iter().map(|rule| (rule, false)).chain(listen.iter().map(|rule| (rule, true))).collect();
+    let mut keyed: Vec<_> = rules.iter().map(|rule| (key(&rule.0.prefix), *rule)).collect();
     keyed.sort_by_key(|(key, _)| *key);
     for ((addr, length, is_v4), rule) in keyed {
         match sorted.last_mut() {
@@ -105,11 +111,13 @@ pub fn compile(rules: &[NetRule]) -> Result<Compiled, TooManyRanges> {
         let (addr, length, is_v4, _) = &sorted[index];
         stack.retain(|outer| covers((sorted[*outer].0, sorted[*outer].1), (*addr, *length)));
         stack.push(index);
-        let applicable: Vec<&NetRule> = stack
+        let applicable: Vec<Claimant<'_>> = stack
             .iter()
             .filter(|outer| sorted[**outer].2 == *is_v4)
             .flat_map(|outer| &sorted[*outer].3)
-            .filter(|rule| rule.deny || (*addr, *length) != UNSPECIFIED || key(&rule.prefix).1 == *length)
+            .filter(|(rule, listens)| {
+                *listens || rule.deny || (*addr, *length) != UNSPECIFIED || key(&rule.prefix).1 == *length
+            })
             .copied()
             .collect();
         let ranges = merge(&applicable);
@@ -119,7 +127,7 @@ pub fn compile(rules: &[NetRule]) -> Result<Compiled, TooManyRanges> {
             return Err(TooManyRanges::Prefix { ranges: ranges.len(), rule: most.rule });
         }
         if ports.len() + ranges.len() > MAX_PORT_RANGES
-            && let Some(most) = most_ports(&rules.iter().collect::<Vec<_>>())
+            && let Some(most) = most_ports(&rules)
         {
             return Err(TooManyRanges::Total { rule: most.rule });
         }
@@ -137,12 +145,16 @@ pub fn compile(rules: &[NetRule]) -> Result<Compiled, TooManyRanges> {
 type Claim = (u32, Reverse<u32>);
 
 /// Disjoint sorted ranges; deny wins, and of several rules the lowest id is named.
-fn merge(rules: &[&NetRule]) -> Vec<PortRange> {
+fn merge(rules: &[Claimant<'_>]) -> Vec<PortRange> {
     let mut out: Vec<PortRange> = Vec::new();
-    for protocol in [TCP, UDP] {
+    for protocol in [TCP, UDP, TCP | LISTEN, UDP | LISTEN] {
         // What begins and ends at each port.
         let mut edges: BTreeMap<u32, Vec<(bool, Claim)>> = BTreeMap::new();
-        for rule in rules.iter().filter(|rule| if protocol == TCP { rule.tcp } else { rule.udp }) {
+        let about = |(rule, listens): &&Claimant<'_>| {
+            *listens == (protocol & LISTEN != 0)
+                && if protocol & !LISTEN == TCP { rule.tcp } else { rule.udp }
+        };
+        for (rule, _) in rules.iter().filter(about) {
             let claim = (if rule.deny { PORT_DENY } else { PORT_ALLOW }, Reverse(rule.rule));
             for (low, high) in &rule.ports {
                 edges.entry(u32::from(*low)).or_default().push((true, claim));
@@ -172,7 +184,7 @@ fn merge(rules: &[&NetRule]) -> Vec<PortRange> {
     out
 }
 
-/// What the compiled rules say, as the kernel programs find it: the range that decides.
+/// What the compiled rules say, as the kernel programs find it: the range that decides. `protocol` as in a [`port_key`].
 #[must_use]
 pub fn lookup(
     prefixes: &[Prefix],
@@ -216,10 +228,10 @@ mod tests {
 
     #[test]
     fn a_longer_prefix_keeps_what_shorter_ones_say() {
-        let compiled = compile(&[
-            rule("10.0.0.0/8", &[(5432, 5432)], false, 0),
-            rule("10.1.0.0/16", &[(443, 443)], false, 1),
-        ])
+        let compiled = compile(
+            &[rule("10.0.0.0/8", &[(5432, 5432)], false, 0), rule("10.1.0.0/16", &[(443, 443)], false, 1)],
+            &[],
+        )
         .unwrap();
         let at = |text: &str, port| {
             lookup(&compiled, mapped(text.parse().unwrap()), TCP, port).map(|range| range.rule)
@@ -232,7 +244,7 @@ mod tests {
 
     #[test]
     fn all_of_ipv6_is_not_ipv4() {
-        let compiled = compile(&[rule("::/0", &[(0, 65535)], false, 0)]).unwrap();
+        let compiled = compile(&[rule("::/0", &[(0, 65535)], false, 0)], &[]).unwrap();
         assert!(lookup(&compiled, 1, TCP, 80).is_some());
         assert!(lookup(&compiled, MAPPED.0 | 0x7f00_0001, TCP, 80).is_none());
     }
@@ -246,8 +258,8 @@ mod tests {
         let both =
             |ports: Vec<(u16, u16)>, deny, id| NetRule { udp: true, ..rule("10.0.0.0/8", &ports, deny, id) };
         let longest = [both(every_other(1), false, 0), rule("10.0.0.0/8", &every_other(2), true, 1)];
-        assert_eq!(compile(&longest[..1]).unwrap().1.len(), MAX_PORT_RUN);
-        let error = compile(&longest).unwrap_err();
+        assert_eq!(compile(&longest[..1], &[]).unwrap().1.len(), MAX_PORT_RUN);
+        let error = compile(&longest, &[]).unwrap_err();
         assert_eq!(error.rule(), 0, "{error}");
         assert!(matches!(error, TooManyRanges::Prefix { ranges, .. } if ranges > MAX_PORT_RUN));
     }
@@ -256,7 +268,7 @@ mod tests {
     fn more_ranges_than_there_is_room_for_name_the_rule() {
         let mut rules = vec![rule("10.0.0.0/8", &every_other(1), false, 0)];
         rules.extend((1..40).map(|id| rule(&format!("10.0.0.{id}/32"), &[(0, 0)], false, id)));
-        assert_eq!(compile(&rules).unwrap_err(), TooManyRanges::Total { rule: 0 });
+        assert_eq!(compile(&rules, &[]).unwrap_err(), TooManyRanges::Total { rule: 0 });
     }
 
     /// Addresses and prefixes that often meet: a few bits of IPv4, of IPv6 around where IPv4 is mapped, and elsewhere.
@@ -280,7 +292,7 @@ mod tests {
     #[test]
     fn the_unspecified_address_is_allowed_by_its_own_rule_only() {
         let verdict = |rules: &[NetRule]| {
-            lookup(&compile(rules).unwrap(), MAPPED.0, TCP, 80).map(|range| range.verdict)
+            lookup(&compile(rules, &[]).unwrap(), MAPPED.0, TCP, 80).map(|range| range.verdict)
         };
         let wide = || rule("0.0.0.0/0", &[(0, u16::MAX)], false, 0);
         assert_eq!(verdict(&[wide()]), None);
@@ -325,7 +337,7 @@ mod tests {
             prop_assume!(!rules.iter().any(mapped_prefix));
             let denial = rules.iter().find(|rule| rule.deny && says(rule));
             let expected = denial.or_else(|| rules.iter().find(says)).map(|rule| rule.rule);
-            let found = lookup(&compile(&rules).unwrap(), mapped(addr), if tcp { TCP } else { UDP }, port);
+            let found = lookup(&compile(&rules, &[]).unwrap(), mapped(addr), if tcp { TCP } else { UDP }, port);
             prop_assert_eq!(found.map(|range| range.rule), expected);
             prop_assert_eq!(found.map(|range| range.verdict == PORT_DENY), expected.map(|_| denial.is_some()));
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use super::{
-    checked::{Author, CheckedPolicy, NetRule, PathRule},
+    checked::{AbstractRule, Author, CheckedPolicy, NetRule, PathRule},
     diagnostic::Diagnostic,
     globs::{Part, Spelt, parts},
     rule::Refusal,
@@ -19,6 +19,7 @@ use super::{
 pub fn unreachable(policy: &CheckedPolicy) -> Vec<Diagnostic> {
     let mut dead = paths(policy);
     dead.extend(destinations(policy));
+    dead.extend(abstracts(policy));
     dead.into_iter()
         .map(|(rule, denial)| {
             let info = &policy.rules[denial as usize];
@@ -77,6 +78,18 @@ fn paths(policy: &CheckedPolicy) -> BTreeMap<u32, u32> {
         dead.entry(rule.rule).and_modify(|known| *known = known.and(found)).or_insert(found);
     }
     dead.into_iter().filter_map(|(rule, denial)| Some((rule, denial?))).collect()
+}
+
+fn abstracts(policy: &CheckedPolicy) -> BTreeMap<u32, u32> {
+    let denied = |rule: &AbstractRule| {
+        let who = author(policy, rule.rule)?;
+        let same = |denial: &&AbstractRule| {
+            denial.deny && denial.name == rule.name && author(policy, denial.rule) == Some(who)
+        };
+        policy.abstracts.iter().find(same).map(|denial| denial.rule)
+    };
+    let allowed = policy.abstracts.iter().filter(|rule| !rule.deny);
+    allowed.filter_map(|rule| Some((rule.rule, denied(rule)?))).collect()
 }
 
 fn destinations(policy: &CheckedPolicy) -> BTreeMap<u32, u32> {

@@ -200,10 +200,7 @@ pub fn destination(text: &str) -> Result<Destination, Refusal> {
         return refuse("the destination is empty", "write for example \"10.0.0.5:443\"");
     }
     if text.starts_with("unix:") {
-        return refuse(
-            "rules on unix sockets are not supported yet",
-            "sockets made inside the tag can be reached; others are denied",
-        );
+        return refuse("a unix socket is no address", "write an address or a prefix");
     }
     if text.starts_with("loopback:") {
         return refuse("`loopback:own` is not supported yet", "name the port: \"127.0.0.1:8080\"");
@@ -355,7 +352,7 @@ mod tests {
         assert!(why(destination("::ffff:10.1.2.3/104")).contains("behind the prefix"));
         assert!(why(destination("10.0.0.0/33")).contains("no address or prefix"));
         assert!(why(destination("api.example.test:443")).contains("not supported yet"));
-        assert!(why(destination("unix:/run/x")).contains("not supported yet"));
+        assert!(why(destination("unix:/run/x")).contains("no address"));
         assert!(why(destination("1.2.3.4:80/sctp")).contains("sctp"));
     }
 }

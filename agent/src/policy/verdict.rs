@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use stockade_common::{
     event::reason,
     file::{ACCESS_KINDS, ACCESS_MOVE, FS_PROC, FS_STRICT_RENAME, FsEntry, NO_RULE},
-    net::{PORT_ALLOW, TCP, UDP},
+    limits::ABSTRACT_DEV,
+    net::{LISTEN, PORT_ALLOW, TCP, UDP},
 };
 
 use super::{compile, image::MapImage, ports};
@@ -40,7 +41,8 @@ fn filesystem(image: &MapImage, dev: u32) -> Option<&FsEntry> {
 #[must_use]
 pub fn file(image: &MapImage, dev: u32, path: &[u8], access: u32, own: u32) -> Verdict {
     let Some(entry) = filesystem(image, dev) else {
-        return Verdict::without_rule(reason::UNKNOWN_FILESYSTEM);
+        let abstracts = dev == ABSTRACT_DEV;
+        return Verdict::without_rule(if abstracts { reason::NO_RULE } else { reason::UNKNOWN_FILESYSTEM });
     };
     let (mut starts, mut path) = ((entry.anchored, entry.floating), path);
     if entry.flags & FS_PROC != 0
@@ -99,13 +101,7 @@ pub fn net(image: &MapImage, addr: [u8; 16], port: u16, protocol: u16) -> Verdic
     if protocol != TCP && protocol != UDP {
         return Verdict::without_rule(reason::FAMILY);
     }
-    let at = |addr: u128| match ports::lookup(&image.prefixes, &image.ports, addr, protocol, port) {
-        Some(range) if range.verdict == PORT_ALLOW => {
-            Verdict { reason: reason::RULE_ALLOW, rule: range.rule }
-        }
-        Some(range) => Verdict { reason: reason::RULE_DENY, rule: range.rule },
-        None => Verdict::without_rule(reason::NO_RULE),
-    };
+    let at = |addr: u128| at(image, addr, port, protocol);
     let mapped = |addr: Ipv4Addr| u128::from(addr.to_ipv6_mapped());
     let addr = u128::from_be_bytes(addr);
     // The unspecified address is the loopback address, or that which the socket is bound to: both must be allowed.
@@ -116,6 +112,26 @@ pub fn net(image: &MapImage, addr: [u8; 16], port: u16, protocol: u16) -> Verdic
     };
     let first = at(also);
     if first.allows() { at(mapped(Ipv4Addr::LOCALHOST)) } else { first }
+}
+
+/// What holds for listening on a local address, which is the unspecified one with port 0 for a socket that is not bound.
+#[must_use]
+pub fn listen(image: &MapImage, addr: [u8; 16], port: u16, protocol: u16) -> Verdict {
+    let protocol = u32::from(protocol);
+    if protocol != TCP && protocol != UDP {
+        return Verdict::without_rule(reason::FAMILY);
+    }
+    at(image, u128::from_be_bytes(addr), port, protocol | LISTEN)
+}
+
+fn at(image: &MapImage, addr: u128, port: u16, protocol: u32) -> Verdict {
+    match ports::lookup(&image.prefixes, &image.ports, addr, protocol, port) {
+        Some(range) if range.verdict == PORT_ALLOW => {
+            Verdict { reason: reason::RULE_ALLOW, rule: range.rule }
+        }
+        Some(range) => Verdict { reason: reason::RULE_DENY, rule: range.rule },
+        None => Verdict::without_rule(reason::NO_RULE),
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod alias;
 mod change;
 mod exec;
 mod inside;
+mod listen;
 mod net;
 mod open;
 mod process;
@@ -41,7 +42,7 @@ pub type Attempt<T = ()> = Result<T, Failure>;
 /// One verb: its name, how many arguments it takes, what it does.
 pub type Verb = (&'static str, usize, fn(&[String]) -> Attempt);
 
-const FAMILIES: [&[Verb]; 10] = [
+const FAMILIES: [&[Verb]; 11] = [
     open::VERBS,
     alias::VERBS,
     change::VERBS,
@@ -52,6 +53,7 @@ const FAMILIES: [&[Verb]; 10] = [
     uring::VERBS,
     xattr::VERBS,
     inside::VERBS,
+    listen::VERBS,
 ];
 
 impl From<io::Error> for Failure {

@@ -63,7 +63,9 @@ pub fn run(user: User, port: u16, filter: &str, tally: &mut Tally) -> io::Result
     let denied = results(policed(&[]), user, port, &chosen)?;
     let all = ["--allow-write=/scenario/out/**", "--allow-exec=/scenario/out/**"];
     let net = ["--allow-net=127.0.0.0/8", "--allow-net=::1/128", "--allow-net=0.0.0.0/32"];
-    let twin = results(policed(&[&all[..], &net[..]].concat()), user, port, &chosen)?;
+    let unix = ["--allow-net=unix:/scenario-program/**", "--allow-net=unix:@stockade-outside"];
+    let listen = ["--allow-listen=0.0.0.0", "--allow-listen=::"];
+    let twin = results(policed(&[&all[..], &net[..], &unix[..], &listen[..]].concat()), user, port, &chosen)?;
     let mut outside = Command::new(&attempt);
     outside.uid(user.id()).gid(user.id());
     let control = results(outside, user, port, &chosen)?;

@@ -6,13 +6,13 @@ use super::{batch, listeners};
 
 const WORK: &str = "/lifecycle/work";
 
-fn said(command: &mut Command) -> Result<String, String> {
+pub fn said(command: &mut Command) -> Result<String, String> {
     let Output { stdout, stderr, .. } = command.output().map_err(|e| e.to_string())?;
     let line = String::from_utf8_lossy(&stdout).trim().to_owned();
     if line.is_empty() { Err(String::from_utf8_lossy(&stderr).into_owned()) } else { Ok(line) }
 }
 
-fn outside(op: &[&str]) -> Result<(), String> {
+pub fn outside(op: &[&str]) -> Result<(), String> {
     let attempt = batch::attempt().map_err(|e| e.to_string())?;
     match said(Command::new(attempt).args(op))?.as_str() {
         "allowed" => Ok(()),
@@ -20,7 +20,7 @@ fn outside(op: &[&str]) -> Result<(), String> {
     }
 }
 
-fn policed(flags: &[&str], op: &[&str], expected: &str) -> Result<(), String> {
+pub fn policed(flags: &[&str], op: &[&str], expected: &str) -> Result<(), String> {
     let attempt = batch::attempt().map_err(|e| e.to_string())?;
     let mut run = Command::new("stockade");
     run.args(["run", "--workspace", WORK]).args(flags).args(["--", &attempt]).args(op);

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Tally, Verdict};
 
-type Check = fn() -> Result<(), String>;
+pub type Check = fn() -> Result<(), String>;
 
 const CHECKS: &[(&str, Check)] = &[
     ("run_passes_exit_status", || status(&["sh", "-c", "exit 7"], 7)),
@@ -66,7 +66,8 @@ const CHECKS: &[(&str, Check)] = &[
 /// Runs every matching check.
 pub fn run(filter: &str, tally: &mut Tally) -> io::Result<()> {
     prepare()?;
-    for (name, check) in CHECKS.iter().filter(|(name, _)| name.contains(filter)) {
+    let checks = CHECKS.iter().chain(super::net_unix::CHECKS).chain(super::net_listen::CHECKS);
+    for (name, check) in checks.filter(|(name, _)| name.contains(filter)) {
         tally.report(name, check().map_or_else(Verdict::Fail, |()| Verdict::Ok));
     }
     Ok(())
@@ -80,9 +81,10 @@ fn prepare() -> io::Result<()> {
 /// The scenarios for a kernel booted without the BPF LSM.
 pub fn without_lsm(tally: &mut Tally) -> io::Result<()> {
     prepare()?;
-    let checks: [(&str, Check); 3] = [
+    let checks: [(&str, Check); 4] = [
         ("run_refuses_without_lsm", || status(&["true"], 3)),
         ("run_degraded_polices_network", degraded),
+        ("run_degraded_polices_ports_that_are_bound", super::net_listen::degraded),
         ("doctor_says_what_is_missing", missing),
     ];
     for (name, check) in checks {

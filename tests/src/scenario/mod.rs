@@ -7,6 +7,8 @@ mod flags;
 mod lifecycle;
 mod links;
 mod listeners;
+mod net_listen;
+mod net_unix;
 mod remember;
 mod renames;
 mod survival;

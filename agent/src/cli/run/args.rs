@@ -13,12 +13,15 @@ pub struct Args {
     /// Directory that may be read, changed and executed below.
     #[arg(long)]
     pub workspace: Option<PathBuf>,
-    /// Destination that may be reached: host-or-prefix[:ports][/proto].
+    /// Destination that may be reached: host-or-prefix[:ports][/proto], unix:/path or unix:@abstract-name.
     #[arg(long, value_name = "RULE")]
     pub allow_net: Vec<String>,
     /// Destination that may not be reached, whatever is allowed.
     #[arg(long, value_name = "RULE")]
     pub deny_net: Vec<String>,
+    /// Local address that may be listened on, beside those of loopback: address-or-prefix[:ports][/proto].
+    #[arg(long, value_name = "RULE")]
+    pub allow_listen: Vec<String>,
     /// Files that may be read.
     #[arg(long, value_name = "GLOB")]
     pub allow_read: Vec<String>,

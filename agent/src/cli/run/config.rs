@@ -124,6 +124,7 @@ fn policy(
         workspace: workspace.transpose()?,
         allow_net: args.allow_net.clone(),
         deny_net: args.deny_net.clone(),
+        allow_listen: args.allow_listen.clone(),
         allow_read: args.allow_read.clone(),
         allow_write: args.allow_write.clone(),
         allow_exec: args.allow_exec.clone(),
