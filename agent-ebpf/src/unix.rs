@@ -41,17 +41,17 @@ const MAX_ABSTRACT: u32 = 107;
 fn judge(peer: *const u8, hook: u8) -> bool {
     let Some(held) = tag::current() else { return true };
     if peer.is_null() {
-        return unnamed(held, 0, hook, reason::OUTSIDE);
+        return unnamed(&held, 0, hook, reason::OUTSIDE);
     }
     // SAFETY: typed kernel pointers, checked for null.
     unsafe {
         let sock_type = u32::from(kernel::field::<u16>(peer, &SOCK_TYPE));
         if socket::made_inside(peer, &held) {
-            return unnamed(held, sock_type, hook, reason::INSIDE);
+            return unnamed(&held, sock_type, hook, reason::INSIDE);
         }
         let unix = bpf_skc_to_unix_sock(peer.cast_mut().cast()).cast::<u8>().cast_const();
         if unix.is_null() {
-            return unnamed(held, sock_type, hook, reason::OUTSIDE);
+            return unnamed(&held, sock_type, hook, reason::OUTSIDE);
         }
         let dentry: *const u8 = kernel::field(kernel::embedded(unix, &UNIX_SOCK_PATH), &PATH_DENTRY);
         if !dentry.is_null() {
@@ -67,16 +67,17 @@ fn judge(peer: *const u8, hook: u8) -> bool {
         }
         let address: *const u8 = kernel::field(unix, &UNIX_SOCK_ADDR);
         if address.is_null() {
-            return unnamed(held, sock_type, hook, reason::OUTSIDE);
+            return unnamed(&held, sock_type, hook, reason::OUTSIDE);
         }
         by_abstract_name(address, &held, sock_type, hook)
     }
 }
 
 /// A peer whose name plays no part.
-#[inline(always)]
-fn unnamed(held: Held, sock_type: u32, hook: u8, reason: u16) -> bool {
-    let actor = Actor { held, ppid: emit::ppid() };
+// verifier: a function of its own, or its record is on the stack while a path is walked, for which there is no room.
+#[inline(never)]
+fn unnamed(held: &Held, sock_type: u32, hook: u8, reason: u16) -> bool {
+    let actor = Actor { held: *held, ppid: emit::ppid() };
     let socket = Socket { family: AF_UNIX, kind: sock_type, protocol: 0 };
     socket::conclude(&actor, kind::UNIX, hook, socket, None, &Decision::new(reason))
 }
