@@ -126,7 +126,9 @@ fn decide(
         // A question goes to the gate; this one does not.
         reason::DNS_GATE => return Decision::new(reason::NO_GATE),
         reason::OWN_LISTENER => {}
-        reason::NO_RULE => return if answers(held, packet) { Decision::new(reason::RULE_ALLOW) } else { decision },
+        reason::NO_RULE => {
+            return if answers(held, packet) { Decision::new(reason::RULE_ALLOW) } else { decision };
+        }
         _ => return decision,
     }
     // SAFETY: packets may look sockets up.
@@ -200,7 +202,12 @@ fn packet(skb: *mut __sk_buff) -> Option<Packet> {
 fn load<T>(skb: *mut __sk_buff, offset: u32, into: &mut T) -> Option<()> {
     // SAFETY: the context, and a local of that size.
     let loaded = unsafe {
-        bpf_skb_load_bytes(skb.cast_const().cast(), offset, core::ptr::from_mut(into).cast(), size_of::<T>() as u32)
+        bpf_skb_load_bytes(
+            skb.cast_const().cast(),
+            offset,
+            core::ptr::from_mut(into).cast(),
+            size_of::<T>() as u32,
+        )
     };
     (loaded == 0).then_some(())
 }

@@ -78,7 +78,14 @@ pub fn header(kind: u16, hook: u8, size: usize, actor: &Actor, decision: &Decisi
 /// The header of a record of a packet, whose sender need not be the current task. `tgid` is who made its socket, 0 if that is
 /// not known.
 #[inline(always)]
-fn packet_header(kind: u16, hook: u8, size: usize, actor: &Actor, tgid: u32, decision: &Decision) -> EventHeader {
+fn packet_header(
+    kind: u16,
+    hook: u8,
+    size: usize,
+    actor: &Actor,
+    tgid: u32,
+    decision: &Decision,
+) -> EventHeader {
     let verdict = if actor.held.setting.enforces() { verdict::DENIED } else { verdict::WOULD_DENY };
     debug::refused(actor.held.scope, kind, hook, decision.reason);
     EventHeader {
