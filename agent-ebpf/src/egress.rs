@@ -126,7 +126,9 @@ fn decide(
         // A question goes to the gate; this one does not.
         reason::DNS_GATE => return Decision::new(reason::NO_GATE),
         reason::OWN_LISTENER => {}
-        reason::NO_RULE => return if answers(held, packet) { Decision::new(reason::RULE_ALLOW) } else { decision },
+        reason::NO_RULE => {
+            return if answers(held, packet) { Decision::new(reason::RULE_ALLOW) } else { decision };
+        }
         _ => return decision,
     }
     // SAFETY: packets may look sockets up.
@@ -200,7 +202,12 @@ fn packet(skb: *mut __sk_buff) -> Option<Packet> {
 fn load<T>(skb: *mut __sk_buff, offset: u32, into: &mut T) -> Option<()> {
     // SAFETY: the context, and a local of that size.
     let loaded = unsafe {
-        bpf_skb_load_bytes(skb.cast_const().cast(), offset, core::ptr::from_mut(into).cast(), size_of::<T>() as u32)
+        bpf_skb_load_bytes(
+            skb.cast_const().cast(),
+            offset,
+            core::ptr::from_mut(into).cast(),
+            size_of::<T>() as u32,
+        )
     };
     (loaded == 0).then_some(())
 }
@@ -218,8 +225,8 @@ fn conclude(held: &Held, state: Option<*mut SocketState>, packet: &Packet, decis
         sock_type: if udp { SOCK_DGRAM as u16 } else { SOCK_STREAM as u16 },
     };
     // SAFETY: a value of socket storage.
-    let tgid = state.map_or(0, |state| unsafe { (*state).tgid });
+    let maker = state.map_or([0; 2], |state| unsafe { [(*state).tgid, (*state).uid] });
     let event = if packet.opens { kind::CONNECT } else { kind::SEND };
-    emit::packet(&Actor { held: *held, ppid: 0 }, tgid, event, hook::EGRESS, body, decision);
+    emit::packet(&Actor { held: *held, ppid: 0 }, maker, event, hook::EGRESS, body, decision);
     if held.setting.enforces() { DROP } else { PASS }
 }

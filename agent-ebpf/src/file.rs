@@ -66,10 +66,7 @@ impl Decision {
     }
     #[inline(always)]
     pub fn allows(self) -> bool {
-        matches!(
-            self.reason,
-            reason::RULE_ALLOW | reason::INSIDE | reason::OWN_LISTENER | reason::DNS_GATE
-        )
+        matches!(self.reason, reason::RULE_ALLOW | reason::INSIDE | reason::OWN_LISTENER | reason::DNS_GATE)
     }
 }
 

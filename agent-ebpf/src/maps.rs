@@ -9,8 +9,8 @@ use stockade_common::{
     counter::{COUNTERS as COUNTER_COUNT, Counter},
     file::{Accept, FsEntry},
     limits::{
-        MAX_GATES, MAX_SCOPES, MAX_SLOTS, MAX_STARTERS, MAX_TAGS, PATH_BUFFERS_PER_CPU, REMEMBERED_DIRECTORIES,
-        RING_BYTES, TABLE_ENTRIES, TAG_FILTER_BUCKETS,
+        MAX_GATES, MAX_SCOPES, MAX_SLOTS, MAX_STARTERS, MAX_TAGS, PATH_BUFFERS_PER_CPU,
+        REMEMBERED_DIRECTORIES, RING_BYTES, TABLE_ENTRIES, TAG_FILTER_BUCKETS,
     },
     net::{GateKey, Granted, PortRange, PortRun, PrefixData},
     tag::{Label, Starter, Tag},

@@ -50,6 +50,9 @@ unsafe fn port(raw: *const bpf_sock_addr) -> u16 {
     u16::from_be(unsafe { (*raw).user_port } as u16)
 }
 
+/// `TCP_ESTABLISHED`, which connected datagram sockets are, too.
+const ESTABLISHED: u32 = 1;
+
 /// What a hook is: one that connects, or one that sends a message to an address, for a family of addresses.
 #[derive(Clone, Copy)]
 struct Place {
@@ -64,6 +67,9 @@ fn judge(ctx: &SockAddrContext, destination: &Destination, place: Place) -> bool
     let Some(held) = tag::current_by_helper() else { return true };
     // SAFETY: the context.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    if place.event == kind::SEND && is_peer(ctx, &held, destination) {
+        return true;
+    }
     let planned = net::plan(&held, netns, destination);
     let (mut decision, mut target, mut gate) = (planned, *destination, 0);
     match planned.reason {
@@ -106,6 +112,18 @@ fn judge(ctx: &SockAddrContext, destination: &Destination, place: Place) -> bool
     true
 }
 
+/// Whether it is the peer that the socket was let go to when it connected: an IPv6 socket with an IPv4 peer names it anew to
+/// IPv4 for each message (`udpv6_sendmsg`).
+#[inline(always)]
+fn is_peer(ctx: &SockAddrContext, held: &Held, destination: &Destination) -> bool {
+    let sk = sockets::sk(ctx);
+    // SAFETY: loads through a pointer from the context, checked by the verifier.
+    let (state, port) = unsafe { ((*sk).state, u16::from_be((*sk).dst_port)) };
+    // SAFETY: a pointer from the context; a value of socket storage.
+    let let_go = || unsafe { sockets::known(sk.cast()).is_some_and(|s| (*s).let_go_to(held, destination)) };
+    state == ESTABLISHED && port == destination.port && let_go()
+}
+
 /// Where the gate is for who asks there. An IPv6 socket that names an IPv4 address may be bound to one; what is sent without a
 /// connect cannot be rewritten to one (`-ENOTSUPP`).
 #[inline(always)]
@@ -120,7 +138,8 @@ fn listens(ctx: &SockAddrContext, target: &Destination, scope: u32) -> bool {
     let addr = if net::is_v4(&target.addr) { net::LOCALHOST4 } else { net::LOCALHOST6 };
     // A datagram socket may be connected to this one's port.
     // SAFETY: a load through a pointer from the context, checked by the verifier.
-    let port = if u32::from(target.protocol) == UDP { unsafe { (*sockets::sk(ctx)).src_port as u16 } } else { 0 };
+    let port =
+        if u32::from(target.protocol) == UDP { unsafe { (*sockets::sk(ctx)).src_port as u16 } } else { 0 };
     // SAFETY: these programs may look sockets up.
     unsafe { own::listens(ctx.as_ptr(), &Source { addr, port }, target, scope) }
 }
@@ -233,14 +252,7 @@ fn conclude_as(
 
 /// Reports what no LSM hook has reported already, and says whether to go on.
 #[inline(always)]
-fn report(
-    actor: &Actor,
-    event: u16,
-    hook: u8,
-    body: NetBody,
-    decision: &Decision,
-    delegated: bool,
-) -> bool {
+fn report(actor: &Actor, event: u16, hook: u8, body: NetBody, decision: &Decision, delegated: bool) -> bool {
     let setting = actor.held.setting;
     let allow = decision.allows();
     let alone = delegated || setting.flags() & SCOPE_CGROUP_EMITS != 0;
@@ -315,5 +327,12 @@ pub fn sock_create(ctx: &SockContext) -> bool {
         family: family as u16,
         sock_type: sock_type as u16,
     };
-    report(&Actor { held, ppid: 0 }, kind::SOCKET, hook::SOCK_CREATE, body, &Decision::new(reason::FAMILY), false)
+    report(
+        &Actor { held, ppid: 0 },
+        kind::SOCKET,
+        hook::SOCK_CREATE,
+        body,
+        &Decision::new(reason::FAMILY),
+        false,
+    )
 }

@@ -211,7 +211,10 @@ unsafe fn addressed(
                 if sk.is_null() {
                     return !actor.held.setting.enforces();
                 }
-                (kernel::field::<u64>(kernel::field(sk, &SOCK_NET), &NET_COOKIE), made_inside(sk, &actor.held))
+                (
+                    kernel::field::<u64>(kernel::field(sk, &SOCK_NET), &NET_COOKIE),
+                    made_inside(sk, &actor.held),
+                )
             };
             let mut decision = net::plan(&actor.held, netns, &destination);
             if decision.reason == reason::DNS_GATE || decision.reason == reason::OWN_LISTENER {
