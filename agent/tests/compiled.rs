@@ -71,7 +71,7 @@ fn compiled(name: &str) -> String {
 
 #[test]
 fn policies_compile_to_the_same_tables() {
-    for name in ["nothing", "audit", "team", "ci", "links"] {
+    for name in ["nothing", "audit", "team", "ci", "names", "links"] {
         insta::assert_snapshot!(name, compiled(&format!("{name}.toml")));
     }
 }

@@ -29,7 +29,7 @@ fn a_dump_is_the_same_every_time() {
 fn a_good_policy_passes_the_check() {
     let output = stockade(&data(), &["policy", "check", "ci.toml"]);
     assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
-    assert_eq!(output.stdout, "ci: 47 path rules, 4 destinations\n");
+    assert_eq!(output.stdout, "ci: 47 path rules, 4 destinations, 0 names\n");
 }
 
 #[test]
@@ -48,7 +48,9 @@ fn the_schema_tells_good_documents_from_bad_ones() {
         let value: toml::Table = text.parse().unwrap();
         validator.is_valid(&serde_json::to_value(value).unwrap())
     };
-    for name in ["nothing.toml", "audit.toml", "team.toml", "ci.toml", "links.toml", "runner.toml"] {
+    for name in
+        ["nothing.toml", "audit.toml", "team.toml", "ci.toml", "names.toml", "links.toml", "runner.toml"]
+    {
         assert!(is_valid(&fs::read_to_string(data().join(name)).unwrap()), "{name}");
     }
     for bad in [
@@ -62,6 +64,10 @@ fn the_schema_tells_good_documents_from_bad_ones() {
         "version = 1\n[files]\nread = ['']",
         "version = 1\n[files]\nraed = []",
         "version = 1\n[network]\nallow = [443]",
+        "version = 1\n[network]\negress = 'wg0'",
+        "version = 1\n[network]\negress = { interface = '' }",
+        "version = 1\n[network.dns]\nrefuse = 'servfail'",
+        "version = 1\n[network.dns]\nqueries_per_minute = 0",
         "version = 1\n[scope]\nunits = []",
         "version = 1\n[scope]\nunit = ['x.service']",
         "version = 1\n[scope]\ncontainers = [{ runtime = 'rkt' }]",

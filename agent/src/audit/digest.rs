@@ -5,7 +5,10 @@ use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::policy::checked::{CheckedPolicy, Mode, NetRule, PathRule};
+use crate::policy::{
+    checked::{CheckedPolicy, DnsSettings, Mode, NameRule, NetRule, PathRule},
+    names,
+};
 
 /// `sha256:` and 64 hexadecimal digits.
 #[must_use]
@@ -19,14 +22,22 @@ pub fn digest(policy: &CheckedPolicy) -> String {
         rules: _,
         places: _,
         scope: _,
-        names: _,
+        names,
         abstracts: _,
         listen: _,
-        loopback_own: _,
-        egress: _,
-        dns: _,
+        loopback_own,
+        egress,
+        dns,
+        asks_for_gate: _,
     } = policy;
     let mut lines: Vec<String> = paths.iter().map(path).chain(destinations.iter().map(destination)).collect();
+    lines.extend(names.iter().map(name));
+    lines.extend(loopback_own.map(|_| "loopback own".to_owned()));
+    lines.extend(egress.as_ref().map(|interface| format!("egress {interface}")));
+    if policy.uses_gate() {
+        let DnsSettings { refusal, queries_per_minute, label_bytes_per_hour } = dns;
+        lines.push(format!("dns {refusal:?} {queries_per_minute} {label_bytes_per_hour}"));
+    }
     lines.sort();
     lines.dedup();
     let mut hash = Sha256::new();
@@ -61,6 +72,11 @@ fn destination(rule: &NetRule) -> String {
     format!("net {} {prefix} {ports:?} tcp={tcp} udp={udp}", verdict(*deny))
 }
 
+fn name(rule: &NameRule) -> String {
+    let NameRule { name: _, below: _, ports, tcp, udp, deny, rule: _ } = rule;
+    format!("name {} {} {ports:?} tcp={tcp} udp={udp}", verdict(*deny), names::shown(rule))
+}
+
 fn verdict(deny: bool) -> &'static str {
     if deny { "deny" } else { "allow" }
 }
@@ -88,6 +104,26 @@ mod tests {
         assert_ne!(one, of(&["/a"], &[]));
         assert_ne!(one, of(&["/a", "/b"], &["/b/c"]));
         assert!(one.starts_with("sha256:") && one.len() == 71, "{one}");
+    }
+
+    #[test]
+    fn all_of_the_network_is_part_of_it() {
+        let with = |change: &dyn Fn(&mut Overlay)| {
+            let mut overlay = Overlay::default();
+            change(&mut overlay);
+            digest(&check(&[], &overlay).unwrap())
+        };
+        let digests = [
+            with(&|_| {}),
+            with(&|overlay| overlay.allow_net.push("a.test:443".into())),
+            with(&|overlay| overlay.allow_net.push("*.a.test:443".into())),
+            with(&|overlay| overlay.deny_net.push("a.test".into())),
+            with(&|overlay| overlay.allow_net.push("loopback:own".into())),
+            with(&|overlay| overlay.egress_interface = Some("wg0".into())),
+            with(&|overlay| overlay.egress_interface = Some("wg1".into())),
+        ];
+        let different: std::collections::BTreeSet<&String> = digests.iter().collect();
+        assert_eq!(different.len(), digests.len());
     }
 
     #[test]

@@ -7,6 +7,8 @@ pub mod detach;
 pub mod doctor;
 pub mod events;
 pub mod exit;
+pub mod explain;
+pub mod from;
 pub mod generate;
 pub mod guarantee;
 pub mod host;
@@ -14,6 +16,7 @@ pub mod live;
 pub mod policy;
 pub mod probe;
 pub mod remedy;
+pub mod resolve;
 pub mod run;
 pub mod serve;
 pub mod status;
@@ -38,6 +41,9 @@ enum Verb {
     /// Check and compile policy files.
     #[command(subcommand)]
     Policy(policy::PolicyVerb),
+    /// Say what a policy would do, by which rule, and what would change it.
+    #[command(subcommand)]
+    Explain(explain::ExplainVerb),
     /// Hold workloads of this host to the policies in /etc/stockade/policies.d.
     Daemon(serve::Args),
     /// Say what the daemon enforces, on what, and with what counts.
@@ -63,6 +69,7 @@ pub fn main() -> u8 {
         Verb::Run(args) => run::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Policy(verb) => policy::run(&verb),
+        Verb::Explain(verb) => explain::run(&verb),
         Verb::Daemon(args) => serve::run(&args),
         Verb::Status(args) => status::run(&args),
         Verb::Events(args) => events::run(&args),

@@ -4,27 +4,38 @@ use std::{
     ffi::OsStr,
     fs, io,
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use clap::{Args, Subcommand};
 
-use super::{apply, exit, live};
-use crate::policy::{
-    check::{self, Overlay},
-    checked::CheckedPolicy,
-    compile,
-    diagnostic::Diagnostics,
-    dump, extend, follow,
-    mounts::MountTable,
-    parse,
+use super::{apply, exit, from, live, resolve};
+use crate::{
+    policy::{
+        breadth,
+        check::{self, Overlay},
+        checked::CheckedPolicy,
+        compile,
+        diagnostic::Diagnostics,
+        dump, extend, follow,
+        mounts::MountTable,
+        parse,
+    },
+    scope::user,
 };
 
 /// Verbs on policy files.
 #[derive(Debug, Subcommand)]
 pub enum PolicyVerb {
-    /// Check a policy file.
-    Check(Input),
+    /// Check a policy file, and warn of rules on names that let more in than it seems.
+    Check {
+        /// What to check.
+        #[command(flatten)]
+        input: Input,
+        /// Ask this host's resolver for the allowed names, and say which share an address.
+        #[arg(long)]
+        resolve: bool,
+    },
     /// Compile a policy file for the mounts of this host.
     Compile {
         /// What to compile.
@@ -63,14 +74,7 @@ pub struct Input {
 #[must_use]
 pub fn run(verb: &PolicyVerb) -> u8 {
     let result = match verb {
-        PolicyVerb::Check(input) => checked(input).map(|policy| {
-            println!(
-                "{}: {} path rules, {} destinations",
-                policy.name,
-                policy.paths.len(),
-                policy.destinations.len()
-            );
-        }),
+        PolicyVerb::Check { input, resolve } => check_file(input, *resolve),
         PolicyVerb::Compile { input, dump, mounts } => compiled(input, *dump, mounts.as_ref()),
         PolicyVerb::Schema => serde_json::to_string_pretty(&parse::schema())
             .map_err(|error| error.to_string())
@@ -90,18 +94,58 @@ pub fn run(verb: &PolicyVerb) -> u8 {
 }
 
 fn checked(input: &Input) -> Result<CheckedPolicy, String> {
-    let documents = extend::load(&input.file, &parse::read).map_err(|error| error.to_string())?;
+    checked_file(&input.file, input.workspace.as_ref())
+}
+
+/// A policy file and all that it extends, checked.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn checked_file(file: &Path, workspace: Option<&PathBuf>) -> Result<CheckedPolicy, String> {
+    let documents = extend::load(file, &parse::read).map_err(|error| error.to_string())?;
     let real = |path: &PathBuf| {
         fs::canonicalize(path).map_err(|error| format!("--workspace {}: {error}", path.display()))
     };
-    let workspace = input.workspace.as_ref().map(real).transpose()?;
-    let overlay = Overlay {
+    let workspace = workspace.map(real).transpose()?;
+    let mut overlay = Overlay {
         workspace,
         home: std::env::var_os("HOME").map(PathBuf::from),
         user: std::env::var("USER").ok(),
         ..Overlay::default()
     };
-    check::check(&documents, &overlay).map_err(|error| error.to_string())
+    // What is run through sudo is run for who called it.
+    let user =
+        user::caller().and_then(|caller| user::target(None, caller)).map_err(|error| error.to_string())?;
+    if let Some(user) = &user {
+        (overlay.home, overlay.user) = (Some(user.home.clone()), Some(user.name.clone()));
+    }
+    overlay.found = from::answers(&documents, &overlay, user.as_ref());
+    let policy = check::check(&documents, &overlay).map_err(|error| error.to_string())?;
+    from::show(&policy);
+    Ok(policy)
+}
+
+fn check_file(input: &Input, resolve: bool) -> Result<(), String> {
+    let policy = checked(input)?;
+    let mut warnings = breadth::warnings(&policy);
+    if resolve {
+        let (shared, failed) = resolve::shared(&policy);
+        warnings.extend(shared);
+        for error in failed {
+            eprintln!("stockade: warning: not resolved: {error}");
+        }
+    }
+    for warning in warnings {
+        eprintln!("stockade: warning: {}", Diagnostics(vec![warning]));
+    }
+    println!(
+        "{}: {} path rules, {} destinations, {} names",
+        policy.name,
+        policy.paths.len(),
+        policy.destinations.len(),
+        policy.names.len()
+    );
+    Ok(())
 }
 
 /// Follows the links of this host, and warns of those that are not followed.

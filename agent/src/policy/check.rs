@@ -9,10 +9,13 @@ use stockade_common::file::{ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE};
 use toml::Spanned;
 
 use super::{
-    checked::{Author, CheckedPolicy, Mode, NetRule, PathRule, Place},
+    checked::{Author, CheckedPolicy, Mode, NameRule, NetRule, PathRule, Place},
     diagnostic::{Diagnostic, Diagnostics},
     extend::names_file,
+    from::{self, Found},
     image::RuleInfo,
+    names::{self, Named},
+    network,
     parse::{Document, Policy, Source},
     reach,
     rule::{self, Refusal},
@@ -50,6 +53,10 @@ pub struct Overlay {
     pub deny_file: Vec<String>,
     /// The command's own file, and the interpreters it names.
     pub command: Vec<PathBuf>,
+    /// What `from:` rules come to, read before.
+    pub found: from::Answers,
+    /// `--egress-interface`.
+    pub egress_interface: Option<String>,
     /// `--mode`.
     pub mode: Option<Mode>,
     /// `${home}`.
@@ -95,10 +102,15 @@ pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy,
         }
     }
     checker.command_line();
+    let egress = overlay.egress_interface.as_deref();
+    let network::Settings { egress, dns, asks_for_gate } =
+        network::settings(documents, egress, &mut checker.problems);
+    (checker.policy.egress, checker.policy.dns, checker.policy.asks_for_gate) = (egress, dns, asks_for_gate);
     if let Some(mode) = overlay.mode {
         checker.policy.mode = mode;
     }
     checker.problems.extend(reach::unreachable(&checker.policy));
+    checker.problems.extend(names::too_many_ranges(&checker.policy));
     if checker.problems.is_empty() { Ok(checker.policy) } else { Err(Diagnostics(checker.problems)) }
 }
 
@@ -228,9 +240,87 @@ impl Checker<'_> {
     }
 
     fn net(&mut self, text: &str, deny: bool, id: u32) {
+        if text.starts_with(from::PREFIX) {
+            return self.from(text, deny, id);
+        }
+        if text.starts_with("loopback:") {
+            return self.loopback(text, deny, id);
+        }
+        if rule::is_named(text) {
+            return self.named(text, deny, id);
+        }
         match rule::destination(text) {
             Ok(rule::Destination { prefix, ports, tcp, udp }) => {
                 self.policy.destinations.push(NetRule { prefix, ports, tcp, udp, deny, rule: id });
+            }
+            Err(refusal) => self.problem(id, refusal),
+        }
+    }
+
+    /// A rule for each host that a tool is set up to use, at the same place.
+    fn from(&mut self, text: &str, deny: bool, id: u32) {
+        let overlay = self.overlay;
+        let refusal =
+            |message: &str, help: &str| Refusal { message: message.into(), help: Some(help.into()) };
+        let tool = text.strip_prefix(from::PREFIX).unwrap_or(text);
+        if !from::TOOLS.contains(&tool) {
+            return self.problem(id, from::unknown(tool));
+        }
+        if deny {
+            let help = "deny the hosts by name";
+            return self.problem(
+                id,
+                refusal("`from:` allows what a tool is set up to use, and denies nothing", help),
+            );
+        }
+        match overlay.found.get(text) {
+            None => {
+                let help = "name the hosts, or use the policy with `stockade run`, which reads that user's configuration";
+                self.problem(
+                    id,
+                    refusal("nobody runs this policy, of whom a configuration could be read", help),
+                );
+            }
+            Some(Err(refusal)) => self.problem(id, refusal.clone()),
+            Some(Ok(found)) => {
+                let (own, place) =
+                    (self.policy.rules[id as usize].clone(), self.policy.places[id as usize].clone());
+                for Found { rule, place: named } in found {
+                    let source = format!("{text} ({named})");
+                    let id = self.rule(rule, &source, &own.list, place.clone());
+                    self.net(rule, false, id);
+                }
+            }
+        }
+    }
+
+    fn loopback(&mut self, text: &str, deny: bool, id: u32) {
+        let (message, help) = match (text, deny) {
+            ("loopback:own", false) => {
+                self.policy.loopback_own.get_or_insert(id);
+                return;
+            }
+            ("loopback:own", true) => (
+                "`loopback:own` is no denial".to_owned(),
+                "take it out, and take it out of `allow` where it stands; deny ports by address: \"127.0.0.0/8:5432\"",
+            ),
+            _ => (
+                format!("{text:?} is not known"),
+                "`loopback:own` is what the workload itself listens on; name other ports by address: \"127.0.0.1:8080\"",
+            ),
+        };
+        self.problem(id, Refusal { message, help: Some(help.to_owned()) });
+    }
+
+    fn named(&mut self, text: &str, deny: bool, id: u32) {
+        match names::named(text) {
+            Ok(Named { ports, tcp, udp, .. }) if deny && (ports != [(0, u16::MAX)] || !tcp || !udp) => {
+                let message = "a name is denied as a whole: it is not answered".to_owned();
+                let help = "take ports and protocol out; to deny ports, deny them of the addresses";
+                self.problem(id, Refusal { message, help: Some(help.to_owned()) });
+            }
+            Ok(Named { name, below, ports, tcp, udp }) => {
+                self.policy.names.push(NameRule { name, below, ports, tcp, udp, deny, rule: id });
             }
             Err(refusal) => self.problem(id, refusal),
         }
@@ -331,7 +421,7 @@ mod tests {
         fn no_text_is_too_strange(text in ".{0,200}") {
             let _ = checked(&text);
             let _ = rule::path(&text, |name| Ok(name.to_owned()));
-            let _ = rule::destination(&text);
+            let _ = (rule::destination(&text), rule::is_named(&text));
         }
     }
 }

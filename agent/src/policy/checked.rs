@@ -3,6 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use ipnet::IpNet;
+use stockade_common::tag::{SCOPE_DNS, SCOPE_EGRESS, SCOPE_LOOPBACK_OWN};
 
 use super::{diagnostic::Diagnostic, image::RuleInfo, parse::Source, rule::Refusal, scope::Scope};
 
@@ -158,6 +159,8 @@ pub struct CheckedPolicy {
     pub egress: Option<String>,
     /// `[network.dns]`.
     pub dns: DnsSettings,
+    /// It is written, so that DNS is the gate's even where no rule is on names.
+    pub asks_for_gate: bool,
     /// What the user wrote, indexed by rule id.
     pub rules: Vec<RuleInfo>,
     /// Where it stands, indexed by rule id.
@@ -167,6 +170,25 @@ pub struct CheckedPolicy {
 }
 
 impl CheckedPolicy {
+    /// Whether port 53 is carried to the DNS gate.
+    #[must_use]
+    pub fn uses_gate(&self) -> bool {
+        self.asks_for_gate || !self.names.is_empty()
+    }
+
+    /// `SCOPE_*` flags that stand beside the slot of a scope that is held to it.
+    #[must_use]
+    pub fn scope_flags(&self) -> u32 {
+        [
+            (self.uses_gate(), SCOPE_DNS),
+            (self.loopback_own.is_some(), SCOPE_LOOPBACK_OWN),
+            (self.egress.is_some(), SCOPE_EGRESS),
+        ]
+        .into_iter()
+        .filter(|(wanted, _)| *wanted)
+        .fold(0, |flags, (_, flag)| flags | flag)
+    }
+
     /// A complaint about a rule.
     #[must_use]
     pub fn diagnostic(&self, rule: u32, refusal: Refusal) -> Diagnostic {

@@ -12,6 +12,7 @@ use super::{
     diagnostic::Diagnostics,
     globs::{Part, literal, parts, regex, remainders},
     image::MapImage,
+    metadata,
     mounts::MountTable,
     ports,
     rule::Refusal,
@@ -81,7 +82,10 @@ pub fn compile(
     let failed = |source| CompileError::Paths { source, longest: longest(policy) };
     let mut image = build(filesystems).map_err(failed)?;
     image.rules.clone_from(&policy.rules);
-    (image.prefixes, image.ports) = ports::compile(&policy.destinations).map_err(|error| {
+    image.flags = policy.scope_flags();
+    image.rules.push(metadata::rule());
+    let built_in = policy.rules.len() as u32;
+    (image.prefixes, image.ports) = ports::compile(&policy.destinations, built_in).map_err(|error| {
         let help = Some("write ranges of ports instead of single ones".to_owned());
         let refusal = Refusal { message: error.to_string(), help };
         CompileError::Ports(Diagnostics(vec![policy.diagnostic(error.rule(), refusal)]))

@@ -8,8 +8,9 @@ use toml::{Table, Value};
 
 use super::{
     check::{self, Overlay},
-    checked::{Author, CheckedPolicy, Mode, NetRule, PathRule},
+    checked::{Author, CheckedPolicy, DnsRefusal, DnsSettings, Mode, NameRule, NetRule, PathRule},
     diagnostic::Diagnostics,
+    names,
     parse::{Document, Source},
 };
 
@@ -30,12 +31,13 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
         rules: _,
         places,
         scope: _,
-        names: _,
+        names,
         abstracts: _,
         listen: _,
-        loopback_own: _,
-        egress: _,
-        dns: _,
+        loopback_own,
+        egress,
+        dns,
+        asks_for_gate,
     } = policy;
     // Rules of the profile are put in wherever it is checked.
     let written = |rule: u32| places.get(rule as usize).is_none_or(|place| place.author != Author::Profile);
@@ -63,6 +65,14 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
         let text = destination(rule).ok_or_else(|| unsaid(policy, rule.rule))?;
         lists[if rule.deny { 5 } else { 4 }].2.push(text.into());
     }
+    for rule in names.iter().filter(|rule| written(rule.rule)) {
+        let NameRule { name: _, below: _, ports, tcp, udp, deny, rule: id } = rule;
+        let text = endpoint(names::shown(rule), ports, *tcp, *udp).ok_or_else(|| unsaid(policy, *id))?;
+        lists[if *deny { 5 } else { 4 }].2.push(text.into());
+    }
+    if loopback_own.is_some_and(written) {
+        lists[4].2.push("loopback:own".into());
+    }
     let mut table = Table::new();
     table.insert("version".into(), 1.into());
     table.insert("name".into(), name.clone().into());
@@ -75,6 +85,17 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
         let section = table.entry(section).or_insert_with(|| Table::new().into());
         if let Value::Table(section) = section {
             section.insert(list.into(), values.into());
+        }
+    }
+    if let Some(Value::Table(network)) = table.get_mut("network") {
+        if let Some(interface) = egress {
+            network.insert(
+                "egress".into(),
+                Table::from_iter([("interface".into(), interface.clone().into())]).into(),
+            );
+        }
+        if *asks_for_gate || *dns != DnsSettings::default() {
+            network.insert("dns".into(), gate(dns).into());
         }
     }
     let text = table.to_string();
@@ -113,7 +134,11 @@ fn destination(rule: &NetRule) -> Option<String> {
         IpNet::V4(_) => prefix.to_string(),
         IpNet::V6(_) => format!("[{prefix}]"),
     };
-    let ports = match &ports[..] {
+    endpoint(host, ports, *tcp, *udp)
+}
+
+fn endpoint(host: String, ports: &[(u16, u16)], tcp: bool, udp: bool) -> Option<String> {
+    let ports = match ports {
         [] => return None,
         [(0, u16::MAX)] => String::new(),
         ports => {
@@ -130,7 +155,25 @@ fn destination(rule: &NetRule) -> Option<String> {
     Some(format!("{host}{ports}{protocol}"))
 }
 
-type Meaning<'a> = (Mode, BTreeSet<(&'a str, u32, bool)>, BTreeSet<(String, bool)>);
+fn gate(dns: &DnsSettings) -> Table {
+    let DnsSettings { refusal, queries_per_minute, label_bytes_per_hour } = dns;
+    let refuse = match refusal {
+        DnsRefusal::Nxdomain => "nxdomain",
+        DnsRefusal::Refused => "refused",
+    };
+    Table::from_iter([
+        ("refuse".into(), Value::from(refuse)),
+        ("queries_per_minute".into(), i64::from(*queries_per_minute).into()),
+        ("label_bytes_per_hour".into(), i64::from(*label_bytes_per_hour).into()),
+    ])
+}
+
+type Meaning<'a> = (
+    Mode,
+    BTreeSet<(&'a str, u32, bool)>,
+    BTreeSet<(String, bool)>,
+    (bool, &'a Option<String>, bool, DnsSettings),
+);
 
 /// All that a verdict depends on.
 fn meaning(policy: &CheckedPolicy) -> Meaning<'_> {
@@ -142,7 +185,12 @@ fn meaning(policy: &CheckedPolicy) -> Meaning<'_> {
         let NetRule { prefix, ports, tcp, udp, deny, rule: _ } = rule;
         (format!("{prefix} {ports:?} {tcp} {udp}"), *deny)
     });
-    (policy.mode, paths.collect(), destinations.collect())
+    let names = policy.names.iter().map(|rule| {
+        let NameRule { name: _, below: _, ports, tcp, udp, deny, rule: _ } = rule;
+        (format!("{} {ports:?} {tcp} {udp}", names::shown(rule)), *deny)
+    });
+    let network = (policy.loopback_own.is_some(), &policy.egress, policy.uses_gate(), policy.dns);
+    (policy.mode, paths.collect(), destinations.chain(names).collect(), network)
 }
 
 #[cfg(test)]
@@ -169,8 +217,12 @@ mod tests {
                 "2001:db8::/32",
                 "[2001:db8::1]:53/udp",
                 "0.0.0.0/0:22",
+                "Api.example.test:443,8000-8100/tcp",
+                "*.example.test",
+                "loopback:own",
             ]),
-            deny_net: words(&["192.0.2.66"]),
+            deny_net: words(&["192.0.2.66", "x.example.test"]),
+            egress_interface: Some("wg0".into()),
             allow_read: words(&["/etc/{a,b}/**", "${home}/.x"]),
             allow_write: words(&["/srv/*.log"]),
             allow_exec: words(&["/usr/bin/**"]),

@@ -53,5 +53,8 @@ pub fn dump(image: &MapImage) -> String {
             range.rule
         );
     }
+    if image.flags != 0 {
+        let _ = writeln!(out, "flags {:#x}", image.flags);
+    }
     out
 }

@@ -22,6 +22,8 @@ pub struct MapImage {
     pub prefixes: Vec<([u8; 16], u8, PortRun)>,
     /// `PORTS` table.
     pub ports: Vec<PortRange>,
+    /// `SCOPE_*` flags that stand beside its slot.
+    pub flags: u32,
     /// What each rule id stands for.
     pub rules: Vec<RuleInfo>,
 }

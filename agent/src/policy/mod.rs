@@ -1,19 +1,25 @@
 //! Policies: parsed, checked and compiled to a [`image::MapImage`]. Pure: no kernel, no clock, no root.
 
 pub mod automaton;
+pub mod breadth;
 pub mod check;
 pub mod checked;
 pub mod compile;
 pub mod diagnostic;
 pub mod document;
 pub mod dump;
+pub mod explain;
 pub mod extend;
 pub mod follow;
+pub mod from;
 pub mod globs;
 pub mod host;
 pub mod image;
 pub mod links;
+pub mod metadata;
 pub mod mounts;
+pub mod names;
+pub mod network;
 pub mod parse;
 pub mod ports;
 pub mod reach;

@@ -10,7 +10,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::{checked::Mode, diagnostic::Diagnostics, rule::Refusal, scope::ScopeTable, suggest::closest};
+use super::{
+    checked::Mode,
+    diagnostic::Diagnostics,
+    network::{Dns, Egress},
+    rule::Refusal,
+    scope::ScopeTable,
+    suggest::closest,
+};
 
 /// Longest policy file, in bytes.
 pub const MAX_BYTES: u64 = 1 << 20;
@@ -71,7 +78,7 @@ pub struct Policy {
     pub scope: Option<Spanned<ScopeTable>>,
 }
 
-/// Rules `host-or-prefix[:ports][/proto]`.
+/// Rules `host[:ports][/proto]`, in which the host is an address, a prefix, a name or `*.name`; `loopback:own`.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Network {
@@ -81,6 +88,10 @@ pub struct Network {
     /// Destinations that may not, whatever `allow` says.
     #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub deny: Vec<Spanned<String>>,
+    /// The interface by which everything leaves.
+    pub egress: Option<Egress>,
+    /// How the DNS gate treats the scope. Port 53 is carried to it if this is there, or any rule on a name.
+    pub dns: Option<Dns>,
 }
 
 /// Path globs.

@@ -1,6 +1,6 @@
 //! Network rules to a prefix trie and sorted port ranges.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{cmp::Reverse, collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use stockade_common::{
@@ -8,7 +8,7 @@ use stockade_common::{
     net::{MAX_PORT_RUN, PORT_ALLOW, PORT_DENY, PortRange, PortRun, TCP, UDP, port_key},
 };
 
-use super::checked::NetRule;
+use super::{checked::NetRule, metadata::METADATA};
 
 /// `::ffff:0:0/96`, where IPv4 lives.
 const MAPPED: (u128, u8) = (0xffff_0000_0000, 96);
@@ -73,12 +73,16 @@ fn most_ports<'a>(rules: &[&'a NetRule]) -> Option<&'a NetRule> {
 }
 
 /// Compiles the rules: each prefix carries what all prefixes that cover it say, so the longest match decides alone.
+/// `built_in` is the rule that denies [`METADATA`] wherever a rule does not name it exactly.
 ///
 /// # Errors
 /// If the ranges of a prefix are more than the kernel programs search.
-pub fn compile(rules: &[NetRule]) -> Result<Compiled, TooManyRanges> {
+pub fn compile(rules: &[NetRule], built_in: u32) -> Result<Compiled, TooManyRanges> {
+    let metadata: BTreeMap<u128, NetRule> =
+        METADATA.iter().map(|addr| (key(&(*addr).into()).0, denial(*addr, built_in))).collect();
     let mut sorted: Vec<(u128, u8, bool, Vec<&NetRule>)> = Vec::new();
-    let mut keyed: Vec<_> = rules.iter().map(|rule| (key(&rule.prefix), rule)).collect();
+    let mut keyed: Vec<_> =
+        rules.iter().chain(metadata.values()).map(|rule| (key(&rule.prefix), rule)).collect();
     keyed.sort_by_key(|(key, _)| *key);
     for ((addr, length, is_v4), rule) in keyed {
         match sorted.last_mut() {
@@ -112,7 +116,17 @@ pub fn compile(rules: &[NetRule]) -> Result<Compiled, TooManyRanges> {
             .filter(|rule| rule.deny || (*addr, *length) != UNSPECIFIED || key(&rule.prefix).1 == *length)
             .copied()
             .collect();
-        let ranges = merge(&applicable);
+        // What else has this prefix names the address exactly.
+        let own = metadata.get(addr).filter(|_| *length == 128);
+        let ranges = merge(&applicable, |rule| {
+            let says_exactly = own.is_some() && key(&rule.prefix).1 == 128;
+            match (rule.deny, says_exactly) {
+                (true, _) if own.is_some_and(|own| std::ptr::eq(own, rule)) => Rank::BuiltIn,
+                (true, _) => Rank::Deny,
+                (false, true) => Rank::Exact,
+                (false, false) => Rank::Allow,
+            }
+        });
         if ranges.len() > MAX_PORT_RUN
             && let Some(most) = most_ports(&applicable)
         {
@@ -133,17 +147,44 @@ pub fn compile(rules: &[NetRule]) -> Result<Compiled, TooManyRanges> {
     Ok((prefixes, ports))
 }
 
-/// A verdict and its rule, the greatest of which decides: a denial, and of equal ones the lowest rule.
-type Claim = (u32, Reverse<u32>);
+/// The built-in denial of an address.
+fn denial(addr: IpAddr, rule: u32) -> NetRule {
+    NetRule { prefix: addr.into(), ports: vec![(0, u16::MAX)], tcp: true, udp: true, deny: true, rule }
+}
 
-/// Disjoint sorted ranges; deny wins, and of several rules the lowest id is named.
-fn merge(rules: &[&NetRule]) -> Vec<PortRange> {
+/// What a rule counts for: the greatest decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// An allow.
+    Allow,
+    /// A built-in denial.
+    BuiltIn,
+    /// An allow that names what a built-in denial is about.
+    Exact,
+    /// A denial.
+    Deny,
+}
+
+impl Rank {
+    fn verdict(self) -> u32 {
+        match self {
+            Self::Allow | Self::Exact => PORT_ALLOW,
+            Self::BuiltIn | Self::Deny => PORT_DENY,
+        }
+    }
+}
+
+/// What is claimed and by which rule: of equal ones the lowest rule is named.
+type Claim = (Rank, Reverse<u32>);
+
+/// Disjoint sorted ranges.
+fn merge(rules: &[&NetRule], rank: impl Fn(&NetRule) -> Rank) -> Vec<PortRange> {
     let mut out: Vec<PortRange> = Vec::new();
     for protocol in [TCP, UDP] {
         // What begins and ends at each port.
         let mut edges: BTreeMap<u32, Vec<(bool, Claim)>> = BTreeMap::new();
         for rule in rules.iter().filter(|rule| if protocol == TCP { rule.tcp } else { rule.udp }) {
-            let claim = (if rule.deny { PORT_DENY } else { PORT_ALLOW }, Reverse(rule.rule));
+            let claim = (rank(rule), Reverse(rule.rule));
             for (low, high) in &rule.ports {
                 edges.entry(u32::from(*low)).or_default().push((true, claim));
                 edges.entry(u32::from(*high) + 1).or_default().push((false, claim));
@@ -159,13 +200,14 @@ fn merge(rules: &[&NetRule]) -> Vec<PortRange> {
             claims.retain(|_, count| *count != 0);
             // Behind the last edge nothing is claimed.
             let Some((end, _)) = edges.peek() else { break };
-            let Some(((verdict, Reverse(rule)), _)) = claims.last_key_value() else { continue };
+            let Some(((rank, Reverse(rule)), _)) = claims.last_key_value() else { continue };
+            let verdict = rank.verdict();
             let (low, high) = (port_key(protocol, low as u16), port_key(protocol, (end - 1) as u16));
             match out.last_mut() {
-                Some(last) if last.high + 1 == low && (last.verdict, last.rule) == (*verdict, *rule) => {
+                Some(last) if last.high + 1 == low && (last.verdict, last.rule) == (verdict, *rule) => {
                     last.high = high;
                 }
-                _ => out.push(PortRange { low, high, rule: *rule, verdict: *verdict }),
+                _ => out.push(PortRange { low, high, rule: *rule, verdict }),
             }
         }
     }
@@ -201,6 +243,12 @@ mod tests {
 
     fn lookup((prefixes, ports): &Compiled, addr: u128, protocol: u32, port: u16) -> Option<PortRange> {
         super::lookup(prefixes, ports, addr, protocol, port)
+    }
+
+    const BUILT_IN: u32 = 1000;
+
+    fn compile(rules: &[NetRule]) -> Result<Compiled, TooManyRanges> {
+        super::compile(rules, BUILT_IN)
     }
 
     fn rule(prefix: &str, ports: &[(u16, u16)], deny: bool, rule: u32) -> NetRule {
@@ -246,7 +294,8 @@ mod tests {
         let both =
             |ports: Vec<(u16, u16)>, deny, id| NetRule { udp: true, ..rule("10.0.0.0/8", &ports, deny, id) };
         let longest = [both(every_other(1), false, 0), rule("10.0.0.0/8", &every_other(2), true, 1)];
-        assert_eq!(compile(&longest[..1]).unwrap().1.len(), MAX_PORT_RUN);
+        let ranges = compile(&longest[..1]).unwrap().1;
+        assert_eq!(ranges.iter().filter(|range| range.rule == 0).count(), MAX_PORT_RUN);
         let error = compile(&longest).unwrap_err();
         assert_eq!(error.rule(), 0, "{error}");
         assert!(matches!(error, TooManyRanges::Prefix { ranges, .. } if ranges > MAX_PORT_RUN));
@@ -267,6 +316,7 @@ mod tests {
             (0u32..16).prop_map(|bits| IpAddr::from((bits << 28).to_be_bytes())),
             (0u128..16).prop_map(|bits| IpAddr::from((bits << 124).to_be_bytes())),
             around.prop_map(|bits| IpAddr::from(bits.to_be_bytes())),
+            proptest::sample::select(METADATA.to_vec()),
         ]
     }
 
@@ -275,6 +325,26 @@ mod tests {
             let length = if addr.is_ipv4() { if length > 120 { 32 } else { length % 6 } } else { length };
             IpNet::new(addr, length).unwrap().trunc()
         })
+    }
+
+    #[test]
+    fn metadata_is_denied_unless_it_is_named() {
+        let at = |rules: &[NetRule], addr: &str, port| {
+            let range = lookup(&compile(rules).unwrap(), mapped(addr.parse().unwrap()), TCP, port).unwrap();
+            (range.rule, range.verdict)
+        };
+        let any = [(0, u16::MAX)];
+        let (wide, wide6) = (rule("0.0.0.0/0", &any, false, 0), rule("::/0", &any, false, 1));
+        let exact = rule("169.254.169.254/32", &[(80, 80)], false, 2);
+        let rules = [wide.clone(), wide6, exact.clone()];
+        assert_eq!(at(&rules, "169.254.169.254", 80), (2, PORT_ALLOW));
+        assert_eq!(at(&rules, "169.254.169.254", 443), (BUILT_IN, PORT_DENY));
+        assert_eq!(at(&rules, "169.254.170.2", 80), (BUILT_IN, PORT_DENY));
+        assert_eq!(at(&rules, "fd00:ec2::254", 80), (BUILT_IN, PORT_DENY));
+        assert_eq!(at(&rules, "169.254.169.253", 80), (0, PORT_ALLOW));
+        assert_eq!(at(&[], "169.254.169.254", 80), (BUILT_IN, PORT_DENY));
+        let denied = [wide, exact, rule("169.254.0.0/16", &any, true, 3)];
+        assert_eq!(at(&denied, "169.254.169.254", 80), (3, PORT_DENY));
     }
 
     #[test]
@@ -324,10 +394,15 @@ mod tests {
             // `rule::destination` makes IPv4 prefixes of these.
             prop_assume!(!rules.iter().any(mapped_prefix));
             let denial = rules.iter().find(|rule| rule.deny && says(rule));
-            let expected = denial.or_else(|| rules.iter().find(says)).map(|rule| rule.rule);
+            let is_metadata = METADATA.contains(&plain);
+            let allowed = rules.iter().find(|rule| {
+                says(rule) && (!is_metadata || rule.prefix.prefix_len() == rule.prefix.max_prefix_len())
+            });
+            let expected = denial.or(allowed).map(|rule| rule.rule).or(is_metadata.then_some(BUILT_IN));
+            let denies = denial.is_some() || (is_metadata && allowed.is_none());
             let found = lookup(&compile(&rules).unwrap(), mapped(addr), if tcp { TCP } else { UDP }, port);
             prop_assert_eq!(found.map(|range| range.rule), expected);
-            prop_assert_eq!(found.map(|range| range.verdict == PORT_DENY), expected.map(|_| denial.is_some()));
+            prop_assert_eq!(found.map(|range| range.verdict == PORT_DENY), expected.map(|_| denies));
         }
     }
 }

@@ -10,6 +10,7 @@ use super::{
     checked::{Author, CheckedPolicy, NetRule, PathRule},
     diagnostic::Diagnostic,
     globs::{Part, Spelt, parts},
+    names,
     rule::Refusal,
 };
 
@@ -19,6 +20,8 @@ use super::{
 pub fn unreachable(policy: &CheckedPolicy) -> Vec<Diagnostic> {
     let mut dead = paths(policy);
     dead.extend(destinations(policy));
+    let same_author = |one, other| author(policy, one).is_some_and(|who| author(policy, other) == Some(who));
+    dead.extend(names::dead(policy, same_author));
     dead.into_iter()
         .map(|(rule, denial)| {
             let info = &policy.rules[denial as usize];
@@ -156,6 +159,9 @@ mod tests {
             "[files]\nread = [\"/srv/.env\"]\ndeny = [\"**/.env\"]",
             "[files]\nwrite = [\"/srv/{a,b}\"]\ndeny = [\"/srv/?\"]",
             "[files]\nread = [\"/srv\"]\ndeny = [\"/srv/**\"]",
+            "[network]\nallow = [\"a.b.test:443\"]\ndeny = [\"*.test\"]",
+            "[network]\nallow = [\"*.a.test:443\"]\ndeny = [\"*.test\"]",
+            "[network]\nallow = [\"a.test:443\"]\ndeny = [\"a.test\"]",
             "[network]\nallow = [\"10.1.0.0/16:443/tcp\"]\ndeny = [\"10.0.0.0/8\"]",
             "[network]\nallow = [\"10.1.0.0/16:80-90\"]\ndeny = [\"10.0.0.0/8:80-85\", \"10.1.0.0/16:86-100\"]",
         ] {
@@ -172,6 +178,7 @@ mod tests {
             "[files]\nread = [\"/srv/**\"]\ndeny = [\"/srv/a/**\"]",
             "[files]\nread = [\"/{srv,data}/x\"]\ndeny = [\"/srv/**\"]",
             "[network]\nallow = [\"10.0.0.0/8\"]\ndeny = [\"10.1.0.0/16\"]",
+            "[network]\nallow = [\"*.a.test\"]\ndeny = [\"x.a.test\", \"a.test\"]",
             "[network]\nallow = [\"10.1.0.0/16\"]\ndeny = [\"10.0.0.0/8:80-90\"]",
             "[network]\nallow = [\"10.1.0.0/16:80\"]\ndeny = [\"10.0.0.0/8:80/tcp\"]",
             "[network]\nallow = [\"10.1.0.1:80\"]\ndeny = [\"::/0\"]",

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use ipnet::IpNet;
 
-use super::{diagnostic::Diagnostic, parse::Source};
+use super::{diagnostic::Diagnostic, names, parse::Source};
 
 /// Why a rule string is refused, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,22 +191,32 @@ pub struct Destination {
     pub udp: bool,
 }
 
-/// `host-or-prefix[:ports][/proto]`.
+/// `host[:ports][/proto]`, the host as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint<'a> {
+    /// What stands where the host stands, without brackets.
+    pub host: &'a str,
+    /// Inclusive ranges.
+    pub ports: Vec<(u16, u16)>,
+    /// TCP.
+    pub tcp: bool,
+    /// UDP.
+    pub udp: bool,
+}
+
+/// What is the same for addresses and names.
 ///
 /// # Errors
-/// A host name (not yet), a bad prefix, host bits, a bad port or protocol.
-pub fn destination(text: &str) -> Result<Destination, Refusal> {
+/// Nothing; a bad port or protocol.
+pub fn endpoint(text: &str) -> Result<Endpoint<'_>, Refusal> {
     if text.is_empty() {
         return refuse("the destination is empty", "write for example \"10.0.0.5:443\"");
     }
-    if text.starts_with("unix:") {
+    if text.contains("://") {
         return refuse(
-            "rules on unix sockets are not supported yet",
-            "sockets made inside the tag can be reached; others are denied",
+            format!("{text:?} is a URL"),
+            "a rule names a host and ports, not what is asked of it: \"api.example.test:443/tcp\"",
         );
-    }
-    if text.starts_with("loopback:") {
-        return refuse("`loopback:own` is not supported yet", "name the port: \"127.0.0.1:8080\"");
     }
     let (rest, tcp, udp) = match text.rsplit_once('/') {
         Some((rest, "tcp")) => (rest, true, false),
@@ -224,7 +234,28 @@ pub fn destination(text: &str) -> Result<Destination, Refusal> {
         None => vec![(0, u16::MAX)],
         Some(list) => list.split(',').map(port_range).collect::<Result<_, _>>()?,
     };
+    Ok(Endpoint { host, ports, tcp, udp })
+}
+
+/// `address-or-prefix[:ports][/proto]`.
+///
+/// # Errors
+/// A name, a bad prefix, host bits, a bad port or protocol.
+pub fn destination(text: &str) -> Result<Destination, Refusal> {
+    if text.starts_with("unix:") {
+        return refuse(
+            "rules on unix sockets are not supported yet",
+            "sockets made inside the tag can be reached; others are denied",
+        );
+    }
+    let Endpoint { host, ports, tcp, udp } = endpoint(text)?;
     Ok(Destination { prefix: prefix(host)?, ports, tcp, udp })
+}
+
+/// Whether a destination is named, and not given by its address.
+#[must_use]
+pub fn is_named(text: &str) -> bool {
+    endpoint(text).is_ok_and(|endpoint| !text.starts_with('[') && names::is_name(endpoint.host))
 }
 
 /// Splits `host:ports`; an IPv6 host with ports stands in brackets.
@@ -276,8 +307,8 @@ fn prefix(host: &str) -> Result<IpNet, Refusal> {
         );
     } else {
         return refuse(
-            format!("{host:?} is a host name, and rules by name are not supported yet"),
-            "name the address or prefix",
+            format!("{host:?} is no address or prefix"),
+            "here names are not meant: write for example 10.0.0.0/8, 192.0.2.7 or [2001:db8::/32]",
         );
     };
     // Before anything is cut off it.
@@ -348,13 +379,34 @@ mod tests {
     }
 
     #[test]
+    fn names_are_told_from_addresses() {
+        for text in ["api.example.test:443/tcp", "*.example.test", "db:5432", "0x7f.1", "2130706433:80", "*"]
+        {
+            assert!(is_named(text), "{text}");
+        }
+        for text in [
+            "192.0.2.1:443",
+            "10.0.0.0/8",
+            "10.0.0.300",
+            "::1",
+            "[2001:db8::1]:53/udp",
+            "[a.test]:1",
+            "",
+            "x/y",
+        ] {
+            assert!(!is_named(text), "{text}");
+        }
+    }
+
+    #[test]
     fn bad_destinations_say_why() {
         assert!(why(destination("1.2.3.4:70000")).contains("70000"));
         assert!(why(destination("1.2.3.4:9-8")).contains("reversed"));
         assert!(why(destination("10.1.0.0/8")).contains("behind the prefix"));
         assert!(why(destination("::ffff:10.1.2.3/104")).contains("behind the prefix"));
         assert!(why(destination("10.0.0.0/33")).contains("no address or prefix"));
-        assert!(why(destination("api.example.test:443")).contains("not supported yet"));
+        assert!(why(destination("api.example.test:443")).contains("no address or prefix"));
+        assert!(why(destination("https://1.2.3.4/")).contains("URL"));
         assert!(why(destination("unix:/run/x")).contains("not supported yet"));
         assert!(why(destination("1.2.3.4:80/sctp")).contains("sctp"));
     }

@@ -13,12 +13,15 @@ pub struct Args {
     /// Directory that may be read, changed and executed below.
     #[arg(long)]
     pub workspace: Option<PathBuf>,
-    /// Destination that may be reached: host-or-prefix[:ports][/proto].
+    /// Destination that may be reached: an address, prefix, name or *.name, [:ports][/proto]; loopback:own; from:TOOL for the hosts that pip, cargo, npm, git-remotes or apt is set up to use.
     #[arg(long, value_name = "RULE")]
     pub allow_net: Vec<String>,
-    /// Destination that may not be reached, whatever is allowed.
+    /// Destination that may not be reached, whatever is allowed; of a name, neither ports nor protocol.
     #[arg(long, value_name = "RULE")]
     pub deny_net: Vec<String>,
+    /// The one interface by which everything leaves; nothing leaves while it is not there.
+    #[arg(long, value_name = "NAME")]
+    pub egress_interface: Option<String>,
     /// Files that may be read.
     #[arg(long, value_name = "GLOB")]
     pub allow_read: Vec<String>,

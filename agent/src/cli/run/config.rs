@@ -12,7 +12,7 @@ use crate::{
         digest::{digest, mode_name},
         json::PolicyId,
     },
-    cli::{exit, policy::follow_links},
+    cli::{exit, from, policy::follow_links},
     policy::{
         check::{self, Overlay},
         checked::{CheckedPolicy, Mode},
@@ -120,10 +120,11 @@ fn policy(
     let mut deny_file = args.deny_file.clone();
     // Whoever is watched must not write what is told of them.
     deny_file.extend(events.and_then(Destination::rule));
-    let overlay = Overlay {
+    let mut overlay = Overlay {
         workspace: workspace.transpose()?,
         allow_net: args.allow_net.clone(),
         deny_net: args.deny_net.clone(),
+        egress_interface: args.egress_interface.clone(),
         allow_read: args.allow_read.clone(),
         allow_write: args.allow_write.clone(),
         allow_exec: args.allow_exec.clone(),
@@ -135,9 +136,11 @@ fn policy(
         mode: args.mode.as_deref().map(|mode| if mode == "audit" { Mode::Audit } else { Mode::Enforce }),
         home: user.map(|user| user.home.clone()).or_else(|| std::env::var_os("HOME").map(PathBuf::from)),
         user: user.map(|user| user.name.clone()).or_else(|| std::env::var("USER").ok()),
-        for_host: false,
+        ..Overlay::default()
     };
+    overlay.found = from::answers(&documents, &overlay, user);
     let mut policy = check::check(&documents, &overlay).map_err(usage)?;
+    from::show(&policy);
     if let Some(text) = events.and_then(Destination::rule).filter(|text| !args.deny_file.contains(text)) {
         for rule in policy.rules.iter_mut().filter(|rule| rule.source == "--deny-file" && rule.text == text) {
             rule.source = "--events".into();

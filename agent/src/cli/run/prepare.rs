@@ -56,7 +56,7 @@ pub fn prepare(config: &Config) -> Result<Prepared, Refused> {
     let cgroup = OwnCgroup::create(&name).map_err(unavailable)?;
     let Proved { mut enforcer, guarantees, degraded } = prove(config, &cgroup)?;
     let slot = enforcer.install(&config.image).map_err(Refused::own)?;
-    let mut flags = 0;
+    let mut flags = config.image.flags;
     for (wanted, flag) in
         [(config.enforce, SCOPE_ENFORCE), (config.audit_all, SCOPE_AUDIT_ALL), (degraded, SCOPE_CGROUP_EMITS)]
     {

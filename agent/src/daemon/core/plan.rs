@@ -13,6 +13,13 @@ use crate::{
 pub fn same_rules(one: &CheckedPolicy, other: &CheckedPolicy) -> bool {
     one.paths == other.paths
         && one.destinations == other.destinations
+        && one.names == other.names
+        && one.abstracts == other.abstracts
+        && one.listen == other.listen
+        && one.loopback_own == other.loopback_own
+        && one.egress == other.egress
+        && one.dns == other.dns
+        && one.uses_gate() == other.uses_gate()
         && one.rules == other.rules
         && one.mode == other.mode
         && starts(one) == starts(other)
@@ -63,6 +70,11 @@ mod tests {
             "[files]\nwrite = ['/srv/**']\n",
             "mode = 'audit'\n[files]\nread = ['/srv/**']\n",
             "[files]\nread = ['/srv/**']\n[network]\nallow = ['192.0.2.1:443']\n",
+            "[files]\nread = ['/srv/**']\n[network]\nallow = ['a.test:443']\n",
+            "[files]\nread = ['/srv/**']\n[network]\nallow = ['loopback:own']\n",
+            "[files]\nread = ['/srv/**']\n[network]\negress = { interface = 'wg0' }\n",
+            "[files]\nread = ['/srv/**']\n[network.dns]\nrefuse = 'refused'\n",
+            "[files]\nread = ['/srv/**']\n[network.dns]\n",
             "[files]\nread = ['/srv/**']\n[scope]\nslices = ['ci.slice']\nstart = 'at-once'\n",
         ] {
             assert!(!same_rules(&before, &policy(other)), "{other}");

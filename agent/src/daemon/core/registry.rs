@@ -57,6 +57,8 @@ pub struct ScopeState {
     pub leaving: bool,
     /// Allowed reads and sends are reported too.
     pub audit_all: bool,
+    /// What of the `SCOPE_*` flags goes with the tables, where the policy is not known.
+    pub left_flags: u32,
     /// The policy it is compared with.
     pub shadow: Option<CheckedPolicy>,
     /// The first is the one for the host's own view.
@@ -78,6 +80,7 @@ impl ScopeState {
             orphan: false,
             leaving: false,
             audit_all: false,
+            left_flags: 0,
             shadow: None,
             instances: Vec::new(),
         }
@@ -105,6 +108,7 @@ impl ScopeState {
         // A comparison needs what was allowed as well.
         let all = self.audit_all || self.shadow.is_some();
         let at_once = self.entry == Entry::AtOnce;
+        let network = self.policy.as_ref().map_or(self.left_flags, CheckedPolicy::scope_flags);
         [
             (enforce, SCOPE_ENFORCE),
             (all, SCOPE_AUDIT_ALL),
@@ -113,7 +117,7 @@ impl ScopeState {
         ]
         .into_iter()
         .filter(|(wanted, _)| *wanted)
-        .fold(0, |flags, (_, flag)| flags | flag)
+        .fold(network, |flags, (_, flag)| flags | flag)
     }
 }
 
