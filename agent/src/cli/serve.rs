@@ -69,7 +69,7 @@ pub fn run(args: &Args) -> u8 {
 fn serve(args: &Args) -> Result<(), Failed> {
     let own = |error: &dyn std::fmt::Display| failed(exit::OWN_FAILURE, error);
     let config = config::load(&args.config).map_err(|error| failed(exit::USAGE, error))?;
-    let Config { socket, group, metrics, log, log_max_size } = config;
+    let Config { socket, group, metrics, log, log_max_size, dns: _ } = config;
     // First, because it says that no other daemon is there.
     let socket = Socket::bind(&socket, &group).map_err(|error| own(&error))?;
     if socket.group().is_none() {

@@ -9,9 +9,12 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::policy::{
-    diagnostic::{Diagnostic, Diagnostics},
-    suggest::closest,
+use crate::{
+    dns::{DnsConfig, Server, ServerError, Upstreams},
+    policy::{
+        diagnostic::{Diagnostic, Diagnostics},
+        suggest::closest,
+    },
 };
 
 /// Where it is.
@@ -22,6 +25,8 @@ pub const SOCKET: &str = "/run/stockade/stockade.sock";
 const MAX_BYTES: u64 = 1 << 20;
 /// Longest path that a unix socket can have, the NUL at its end left out.
 const MAX_SOCKET_PATH: usize = 107;
+/// Name servers that take turns at one question.
+const MAX_UPSTREAM: usize = 6;
 /// Smaller logs would be turned over all the time.
 const MIN_LOG: u64 = 64 << 10;
 
@@ -38,6 +43,8 @@ pub struct Config {
     pub log: Option<PathBuf>,
     /// Bytes after which the log is begun anew.
     pub log_max_size: u64,
+    /// Whom the DNS gate asks.
+    pub dns: DnsConfig,
 }
 
 impl Default for Config {
@@ -48,6 +55,7 @@ impl Default for Config {
             metrics: None,
             log: None,
             log_max_size: 64 << 20,
+            dns: DnsConfig::default(),
         }
     }
 }
@@ -58,6 +66,7 @@ struct File {
     api: Api,
     metrics: Metrics,
     events: Events,
+    dns: Dns,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -78,6 +87,12 @@ struct Metrics {
 struct Events {
     log: Option<Spanned<PathBuf>>,
     max_size: Option<Spanned<u64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Dns {
+    upstream: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
 /// Reads a file; where there is none, all is as by default.
@@ -120,8 +135,12 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Diagnostics> {
     })?;
     let mut wrong = Vec::new();
     let mut config = Config::default();
-    let File { api: Api { socket, group }, metrics: Metrics { listen }, events: Events { log, max_size } } =
-        file;
+    let File {
+        api: Api { socket, group },
+        metrics: Metrics { listen },
+        events: Events { log, max_size },
+        dns: Dns { upstream },
+    } = file;
     if let Some(socket) = socket {
         let length = socket.get_ref().as_os_str().len();
         if !is_file_path(socket.get_ref()) || length > MAX_SOCKET_PATH {
@@ -161,6 +180,30 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Diagnostics> {
         }
         config.log_max_size = size.into_inner();
     }
+    if let Some(upstream) = upstream {
+        let (span, listed) = (upstream.span(), upstream.into_inner());
+        if listed.is_empty() || listed.len() > MAX_UPSTREAM {
+            let message =
+                format!("there are {} name servers, and 1 to {MAX_UPSTREAM} can be asked", listed.len());
+            wrong.push(complaint(
+                message,
+                Some(span),
+                "leave the key out to ask those of /etc/resolv.conf".into(),
+            ));
+        }
+        let mut servers: Vec<Server> = Vec::new();
+        for text in listed {
+            match text.get_ref().parse() {
+                Ok(server) => servers.push(server),
+                Err(error) => {
+                    let help =
+                        "write \"192.0.2.1\", \"[2001:db8::1]:53\" or \"tls://192.0.2.1#dns.example.test\"";
+                    wrong.push(complaint(ServerError::to_string(&error), Some(text.span()), help.into()));
+                }
+            }
+        }
+        config.dns.upstream = Upstreams::These(servers);
+    }
     if wrong.is_empty() { Ok(config) } else { Err(Diagnostics(wrong)) }
 }
 
@@ -172,7 +215,8 @@ fn is_file_path(path: &Path) -> bool {
 }
 
 fn help(message: &str) -> String {
-    const KEYS: &str = "there are [api] socket, group; [metrics] listen; [events] log, max_size";
+    const KEYS: &str =
+        "there are [api] socket, group; [metrics] listen; [events] log, max_size; [dns] upstream";
     let mut quoted = message.split('`').skip(1).step_by(2);
     if message.starts_with("unknown") {
         let word = quoted.next().unwrap_or_default();
@@ -201,13 +245,17 @@ mod tests {
     #[test]
     fn what_is_said_is_taken() {
         let text = "[api]\nsocket = \"/run/x/y.sock\"\ngroup = \"lab\"\n[metrics]\nlisten = \"[::1]:9464\"\n\
-                    [events]\nlog = \"/var/log/e.jsonl\"\nmax_size = 1_000_000\n";
+                    [events]\nlog = \"/var/log/e.jsonl\"\nmax_size = 1_000_000\n\
+                    [dns]\nupstream = [\"192.0.2.1\", \"tls://[2001:db8::1]#dns.example.test\"]\n";
+        let servers = ["192.0.2.1:53", "tls://[2001:db8::1]:853#dns.example.test"];
+        let upstream = Upstreams::These(servers.map(|text| text.parse().unwrap()).into());
         let expected = Config {
             socket: "/run/x/y.sock".into(),
             group: "lab".into(),
             metrics: Some("[::1]:9464".parse().unwrap()),
             log: Some("/var/log/e.jsonl".into()),
             log_max_size: 1_000_000,
+            dns: DnsConfig { upstream },
         };
         assert_eq!(parse("x", text), Ok(expected));
     }
@@ -245,9 +293,25 @@ mod tests {
         let expected = Config {
             metrics: Some("127.0.0.1:9464".parse().unwrap()),
             log: Some("/var/log/stockade/events.jsonl".into()),
+            dns: DnsConfig {
+                upstream: Upstreams::These(
+                    ["192.0.2.1", "tls://[2001:db8::1]#dns.example.test"]
+                        .map(|text| text.parse().unwrap())
+                        .into(),
+                ),
+            },
             ..Config::default()
         };
         assert_eq!(parse("docs/api.md", &text), Ok(expected));
+    }
+
+    #[test]
+    fn each_name_server_that_is_none_is_told() {
+        let wrong = refused("[dns]\nupstream = [\"dns.example.test\", \"192.0.2.1\", \"tls://192.0.2.1\"]");
+        assert_eq!(wrong.len(), 2);
+        assert!(wrong.iter().all(|one| one.span.is_some() && one.help.is_some()));
+        assert!(refused("[dns]\nupstream = []")[0].message.starts_with("there are 0 name servers"));
+        assert_eq!(refused("[dns]\nupstream = \"192.0.2.1\"").len(), 1);
     }
 
     #[test]
