@@ -9,10 +9,12 @@ use std::{
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::dns::{DnsConfig, Server, Upstreams};
-use crate::policy::{
-    diagnostic::{Diagnostic, Diagnostics},
-    suggest::closest,
+use crate::{
+    dns::{DnsConfig, Server, ServerError, Upstreams},
+    policy::{
+        diagnostic::{Diagnostic, Diagnostics},
+        suggest::closest,
+    },
 };
 
 /// Where it is.
@@ -23,6 +25,8 @@ pub const SOCKET: &str = "/run/stockade/stockade.sock";
 const MAX_BYTES: u64 = 1 << 20;
 /// Longest path that a unix socket can have, the NUL at its end left out.
 const MAX_SOCKET_PATH: usize = 107;
+/// Name servers that take turns at one question.
+const MAX_UPSTREAM: usize = 6;
 /// Smaller logs would be turned over all the time.
 const MIN_LOG: u64 = 64 << 10;
 
@@ -67,12 +71,6 @@ struct File {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Dns {
-    upstream: Option<Vec<Spanned<String>>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
 struct Api {
     socket: Option<Spanned<PathBuf>>,
     group: Option<Spanned<String>>,
@@ -89,6 +87,12 @@ struct Metrics {
 struct Events {
     log: Option<Spanned<PathBuf>>,
     max_size: Option<Spanned<u64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Dns {
+    upstream: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
 /// Reads a file; where there is none, all is as by default.
@@ -131,9 +135,12 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Diagnostics> {
     })?;
     let mut wrong = Vec::new();
     let mut config = Config::default();
-    let File { api, metrics: Metrics { listen }, events: Events { log, max_size }, dns: Dns { upstream } } =
-        file;
-    let Api { socket, group } = api;
+    let File {
+        api: Api { socket, group },
+        metrics: Metrics { listen },
+        events: Events { log, max_size },
+        dns: Dns { upstream },
+    } = file;
     if let Some(socket) = socket {
         let length = socket.get_ref().as_os_str().len();
         if !is_file_path(socket.get_ref()) || length > MAX_SOCKET_PATH {
@@ -173,21 +180,29 @@ pub fn parse(name: &str, text: &str) -> Result<Config, Diagnostics> {
         }
         config.log_max_size = size.into_inner();
     }
-    if let Some(servers) = upstream {
-        let mut parsed = Vec::new();
-        for server in servers {
-            match server.get_ref().parse::<Server>() {
-                Ok(server) => parsed.push(server),
-                Err(error) => wrong.push(complaint(
-                    error.to_string(),
-                    Some(server.span()),
-                    "write \"192.0.2.1\", \"[2001:db8::1]:53\" or \"tls://192.0.2.1#dns.example.test\""
-                        .into(),
-                )),
+    if let Some(upstream) = upstream {
+        let (span, listed) = (upstream.span(), upstream.into_inner());
+        if listed.is_empty() || listed.len() > MAX_UPSTREAM {
+            let message =
+                format!("there are {} name servers, and 1 to {MAX_UPSTREAM} can be asked", listed.len());
+            wrong.push(complaint(
+                message,
+                Some(span),
+                "leave the key out to ask those of /etc/resolv.conf".into(),
+            ));
+        }
+        let mut servers: Vec<Server> = Vec::new();
+        for text in listed {
+            match text.get_ref().parse() {
+                Ok(server) => servers.push(server),
+                Err(error) => {
+                    let help =
+                        "write \"192.0.2.1\", \"[2001:db8::1]:53\" or \"tls://192.0.2.1#dns.example.test\"";
+                    wrong.push(complaint(ServerError::to_string(&error), Some(text.span()), help.into()));
+                }
             }
         }
-        // An empty list asks nobody.
-        config.dns = DnsConfig { upstream: Upstreams::These(parsed) };
+        config.dns.upstream = Upstreams::These(servers);
     }
     if wrong.is_empty() { Ok(config) } else { Err(Diagnostics(wrong)) }
 }
@@ -230,14 +245,17 @@ mod tests {
     #[test]
     fn what_is_said_is_taken() {
         let text = "[api]\nsocket = \"/run/x/y.sock\"\ngroup = \"lab\"\n[metrics]\nlisten = \"[::1]:9464\"\n\
-                    [events]\nlog = \"/var/log/e.jsonl\"\nmax_size = 1_000_000\n";
+                    [events]\nlog = \"/var/log/e.jsonl\"\nmax_size = 1_000_000\n\
+                    [dns]\nupstream = [\"192.0.2.1\", \"tls://[2001:db8::1]#dns.example.test\"]\n";
+        let servers = ["192.0.2.1:53", "tls://[2001:db8::1]:853#dns.example.test"];
+        let upstream = Upstreams::These(servers.map(|text| text.parse().unwrap()).into());
         let expected = Config {
             socket: "/run/x/y.sock".into(),
             group: "lab".into(),
             metrics: Some("[::1]:9464".parse().unwrap()),
             log: Some("/var/log/e.jsonl".into()),
             log_max_size: 1_000_000,
-            dns: DnsConfig::default(),
+            dns: DnsConfig { upstream },
         };
         assert_eq!(parse("x", text), Ok(expected));
     }
@@ -275,9 +293,25 @@ mod tests {
         let expected = Config {
             metrics: Some("127.0.0.1:9464".parse().unwrap()),
             log: Some("/var/log/stockade/events.jsonl".into()),
+            dns: DnsConfig {
+                upstream: Upstreams::These(
+                    ["192.0.2.1", "tls://[2001:db8::1]#dns.example.test"]
+                        .map(|text| text.parse().unwrap())
+                        .into(),
+                ),
+            },
             ..Config::default()
         };
         assert_eq!(parse("docs/api.md", &text), Ok(expected));
+    }
+
+    #[test]
+    fn each_name_server_that_is_none_is_told() {
+        let wrong = refused("[dns]\nupstream = [\"dns.example.test\", \"192.0.2.1\", \"tls://192.0.2.1\"]");
+        assert_eq!(wrong.len(), 2);
+        assert!(wrong.iter().all(|one| one.span.is_some() && one.help.is_some()));
+        assert!(refused("[dns]\nupstream = []")[0].message.starts_with("there are 0 name servers"));
+        assert_eq!(refused("[dns]\nupstream = \"192.0.2.1\"").len(), 1);
     }
 
     #[test]

@@ -36,8 +36,8 @@ use std::io;
 use stockade_common::net::{Granted, PrefixData};
 
 pub use self::{
-    address::{METADATA, Standing, standing},
-    config::{DnsConfig, RESOLV_CONF, Server, Upstreams},
+    address::{Standing, standing},
+    config::{DnsConfig, RESOLV_CONF, Server, ServerError, Upstreams},
     event::{Answered, GateEvent, Granting, OverBudget, Quota, Rebinding, Refused, UpstreamFailed, Why},
     gate::Gate,
     table::{NameTable, TableInput},

@@ -161,10 +161,10 @@ fn hints(service: &SVCB) -> Vec<PrefixData> {
     for (_, value) in &service.svc_params {
         match value {
             SvcParamValue::Ipv4Hint(hints) => {
-                found.extend(hints.0.iter().map(|hint| prefix_data(hint.0.into())))
+                found.extend(hints.0.iter().map(|hint| prefix_data(hint.0.into())));
             }
             SvcParamValue::Ipv6Hint(hints) => {
-                found.extend(hints.0.iter().map(|hint| prefix_data(hint.0.into())))
+                found.extend(hints.0.iter().map(|hint| prefix_data(hint.0.into())));
             }
             SvcParamValue::EchConfigList(_) | SvcParamValue::Unknown(_) => {
                 assert!(matches!(value, SvcParamValue::Port(_)), "a secret is given: {value}");

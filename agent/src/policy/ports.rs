@@ -349,7 +349,8 @@ mod tests {
     #[test]
     fn metadata_is_denied_unless_it_is_named() {
         let at = |rules: &[NetRule], addr: &str, port| {
-            let range = lookup(&compile(rules, &[]).unwrap(), mapped(addr.parse().unwrap()), TCP, port).unwrap();
+            let range =
+                lookup(&compile(rules, &[]).unwrap(), mapped(addr.parse().unwrap()), TCP, port).unwrap();
             (range.rule, range.verdict)
         };
         let any = [(0, u16::MAX)];

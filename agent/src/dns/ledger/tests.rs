@@ -7,7 +7,10 @@ use crate::{
     policy::checked::{DnsSettings, Mode, NameRule},
 };
 
-fn table(rules: &[(&str, bool, &[(u16, u16)], bool, bool)]) -> NameTable {
+/// Name, whether those below are meant, ports, TCP, UDP.
+type Rule<'a> = (&'a str, bool, &'a [(u16, u16)], bool, bool);
+
+fn table(rules: &[Rule<'_>]) -> NameTable {
     let names: Vec<_> = rules
         .iter()
         .enumerate()

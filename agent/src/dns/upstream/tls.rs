@@ -103,3 +103,6 @@ pub fn trust(roots: RootCertStore) -> Trust {
         .with_no_client_auth();
     Ok(Arc::new(config))
 }
+
+#[cfg(test)]
+mod tests;
