@@ -2,6 +2,7 @@
 
 mod cgroups;
 mod collect;
+mod fallback;
 mod look;
 mod place;
 mod plan;
@@ -36,7 +37,8 @@ use self::{
 use super::{
     announce,
     api::RefusedPeer,
-    command::{Command, Refusal, RefusalKind, Reloads},
+    command::{Command, PolicySet, Refusal, RefusalKind, Reloads},
+    last_good::Store,
     notify,
     policies::{Boot, View},
     recorder::{Notice, Recorder},
@@ -73,6 +75,10 @@ pub struct Core {
     boot: Boot,
     directory: PathBuf,
     policies: HostPolicies,
+    /// Where they are kept.
+    store: Store,
+    /// Which of them are in force.
+    set: PolicySet,
     /// They have been read: until then it is not known whose anything is.
     policies_known: bool,
     matcher: Matcher,
@@ -215,7 +221,9 @@ impl Core {
     /// One line of what is enforced.
     #[must_use]
     pub fn summary(&self) -> String {
-        format!("{} scopes, {} cgroups", self.registry.scopes.len(), self.registry.cgroups.len())
+        let broken =
+            if self.set.broken.is_some() { "; POLICIES ARE BROKEN, see `stockade status`" } else { "" };
+        format!("{} scopes, {} cgroups{broken}", self.registry.scopes.len(), self.registry.cgroups.len())
     }
 
     /// Looks at what events may have missed: they can be lost, the rest cannot.

@@ -59,10 +59,13 @@ struct Replacement {
 impl Core {
     /// Reads the policies again, and puts them in place if all of them are right.
     pub(super) fn reload(&mut self) -> Result<Applied, Refusal> {
-        let applied = self.try_reload();
+        let invalid = |error: &dyn std::fmt::Display| refusal(RefusalKind::Invalid, error);
+        let loaded = load(&self.directory).map_err(|error| invalid(&error));
+        let applied = loaded.and_then(|policies| self.put_in_force(policies));
         match &applied {
             Ok(Applied(reloaded)) => {
                 self.reloads.applied += 1;
+                self.keep_in_force();
                 let message = format!(
                     "changed {:?}, added {:?}, removed {:?}",
                     reloaded.changed, reloaded.added, reloaded.removed
@@ -71,6 +74,7 @@ impl Core {
             }
             Err(refusal) => {
                 self.reloads.refused += 1;
+                self.are_broken(refusal);
                 let message = refusal.message.clone();
                 self.tell_of_itself("reload_refused", &message);
             }
@@ -78,9 +82,9 @@ impl Core {
         applied
     }
 
-    fn try_reload(&mut self) -> Result<Applied, Refusal> {
+    /// Puts policies in place of what is active, all of them or none.
+    pub(super) fn put_in_force(&mut self, policies: HostPolicies) -> Result<Applied, Refusal> {
         let invalid = |error: &dyn std::fmt::Display| refusal(RefusalKind::Invalid, error);
-        let policies = load(&self.directory).map_err(|error| invalid(&error))?;
         spare(&policies, &self.own).map_err(|error| invalid(&error))?;
         let host = View::of(1).map_err(|error| {
             refusal(RefusalKind::Failed, format!("reading the mounts of process 1: {error}"))
@@ -106,6 +110,10 @@ impl Core {
                 return Err(refusal);
             }
         };
+        // Until all is switched nobody must take what is kept for what the kernel is held to.
+        if let Err(error) = self.store.set_in_force(None) {
+            eprintln!("stockade: {error}");
+        }
         self.switch(policies, matcher, host, replacements, &table, &mut reloaded)?;
         Ok(Applied(reloaded))
     }

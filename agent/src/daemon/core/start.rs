@@ -30,8 +30,9 @@ use crate::{
     },
     cli::{guarantee::Proof, host, remedy},
     daemon::{
-        command::{Refusal, Reloads, ScopeKind},
+        command::{PolicySet, Refusal, Reloads, ScopeKind},
         hub::Hub,
+        last_good::Store,
         policies::{Boot, View},
         recorder::Recorder,
     },
@@ -55,7 +56,7 @@ pub enum StartError {
     /// Pins that no daemon has left.
     #[error("{0}: it is not touched; look at it, and remove it if it is of no use")]
     Foreign(String),
-    /// The policies are not right, and there are none from before.
+    /// The policies are not right, there are none from before, and whom they are for cannot be read.
     #[error("{0}")]
     Policies(Refusal),
     /// Something could not be read.
@@ -147,6 +148,8 @@ pub fn start(
         boot,
         directory: directory.to_path_buf(),
         policies: HostPolicies::default(),
+        store: Store::default(),
+        set: PolicySet::default(),
         policies_known: false,
         matcher: Matcher::default(),
         host,
@@ -166,15 +169,14 @@ pub fn start(
     if adopting {
         core.adopted = Some(kept);
     }
-    if let Err(refusal) = core.reload() {
-        if core.registry.scopes.is_empty() {
-            // What was loaded and pinned for a first start holds nothing yet.
-            if !adopting {
-                pins.remove_all()?;
-            }
-            return Err(StartError::Policies(refusal));
+    if let Err(refused) = core.reload()
+        && let Err(refusal) = core.fall_back(&refused)
+    {
+        // What was loaded and pinned for a first start holds nothing yet.
+        if !adopting {
+            pins.remove_all()?;
         }
-        eprintln!("stockade: the policies stay as an earlier daemon has left them: {refusal}");
+        return Err(StartError::Policies(refusal));
     }
     core.enforcer.take_over(&pins, boot_ns())?;
     core.sort(None).map_err(StartError::Policies)?;

@@ -48,6 +48,7 @@ impl Core {
             degraded: self.degraded,
             adopted: self.adopted,
             reloads: self.reloads,
+            policies: self.set.clone(),
             maps: maps
                 .into_iter()
                 .map(|(name, used, limit)| MapFill { name: name.to_owned(), used, limit })
