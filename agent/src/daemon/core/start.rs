@@ -33,6 +33,7 @@ use crate::{
         command::{PolicySet, Refusal, Reloads, ScopeKind},
         hub::Hub,
         last_good::Store,
+        log::Unwritten,
         policies::{Boot, View},
         recorder::Recorder,
     },
@@ -96,6 +97,7 @@ pub fn start(
     allow_degraded: bool,
     hub: Hub,
     log: Option<Sink>,
+    unwritten: Unwritten,
 ) -> Result<Started, StartError> {
     let unavailable = |why: &dyn std::fmt::Display| StartError::Unavailable(why.to_string());
     let other = |why: &dyn std::fmt::Display| StartError::Other(why.to_string());
@@ -154,7 +156,7 @@ pub fn start(
         matcher: Matcher::default(),
         host,
         registry: Registry::default(),
-        recorder: Recorder::new(hub, log, undecided),
+        recorder: Recorder::new(hub, log, unwritten, undecided),
         guarantees,
         degraded,
         adopted: None,
