@@ -119,7 +119,15 @@ impl Core {
         let by_hand = *how == How::ByHand || self.is_by_hand(node.id)?;
         let owned = owner(&owners, before);
         let is_same_owner = owned == owner(&owners, Some(*scope));
-        self.put(node.id, *scope, *entry, by_hand)?;
+        if let Err(refusal) = self.put(node.id, *scope, *entry, by_hand) {
+            // Who asks by hand is told. A rule holds although there is no room to say for whom.
+            if before.is_none() && !matches!(how, How::ByHand | How::Run) {
+                self.enforcer.hold_untagged(node.id).map_err(|error| refused_by_kernel(&error))?;
+                let message = format!("{refusal}: nothing is allowed in it until there is room for its tag");
+                return Err(Refusal { message, ..refusal });
+            }
+            return Err(refusal);
+        }
         let mut problem = None;
         let visited = self.visit_below(node, &mut |core, below| {
             let theirs = core.scope_of(below.id)?;
