@@ -141,7 +141,7 @@ fn row(scope: &ScopeStatus) -> [String; 10] {
         short(&scope.digest),
         mode_name(scope.mode).into(),
         scope.cgroups.len().to_string(),
-        processes.to_string(),
+        format!("{}{processes}", if scope.cgroups.iter().any(|cgroup| cgroup.stale) { "~" } else { "" }),
         both(file),
         both(net),
         both(process),

@@ -262,6 +262,9 @@ pub struct CgroupStatus {
     pub id: u64,
     /// Processes in it, children included.
     pub processes: u32,
+    /// They were counted earlier: there was no time for it now.
+    #[serde(default)]
+    pub stale: bool,
     /// When it was tagged, RFC 3339.
     pub since: String,
     /// How: `at_creation` (before its first process), `running`, `by_hand`, `adopted`, `run`.

@@ -56,6 +56,7 @@ fn scope(name: &str, uid: Option<u32>) -> ScopeStatus {
             path: "/ci.slice/runner.service".into(),
             id: 42,
             processes: 4,
+            stale: false,
             since: "2026-01-02T03:04:06Z".into(),
             how: "running".into(),
             window: vec!["2 sockets were connected before".into()],

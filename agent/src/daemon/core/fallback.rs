@@ -1,8 +1,8 @@
 //! What is in force when `policies.d` cannot be: the last policies that were, or as much as can be read.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use super::{Core, refusal};
+use super::{Core, apart::Budget, refusal};
 use crate::{
     daemon::{
         command::{BrokenPolicies, PolicySet, PolicySource, Refusal, RefusalKind},
@@ -10,6 +10,9 @@ use crate::{
     },
     scope::host::{Readable, allowing_nothing, from_texts, load_readable},
 };
+
+/// What is waited for filesystems that do not answer, in all.
+const WAITING: Duration = Duration::from_secs(8);
 
 impl Core {
     /// The policies that have just been put in force are those of the directory: they are kept for a start at which they are
@@ -105,8 +108,9 @@ impl Core {
     fn readable(&mut self) -> Result<Vec<String>, Refusal> {
         let Readable { mut policies, mut broken } =
             load_readable(&self.directory).map_err(|error| refusal(RefusalKind::Invalid, error))?;
+        let mut budget = Budget::new(WAITING);
         for policy in &mut policies.policies {
-            if self.host.compile(&policy.name, &policy.policy, &self.boot).is_err() {
+            if self.compile(&policy.name, &policy.policy, &self.host, &mut budget).is_err() {
                 policy.policy = allowing_nothing(&policy.policy);
                 broken.push(policy.name.clone());
             }

@@ -1,8 +1,11 @@
 //! The core: the one thread that owns the programs and decides what is held to what.
 
+mod apart;
+mod ask;
 mod cgroups;
 mod collect;
 mod fallback;
+mod instances;
 mod look;
 mod place;
 mod plan;
@@ -15,8 +18,9 @@ mod sort;
 mod start;
 mod started;
 mod status;
+mod stopped;
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use nix::sys::signal::Signal;
 use stockade_common::{counter::COUNTERS, limits::UNDECIDED_SCOPE};
@@ -29,10 +33,13 @@ use tokio::{
 pub(super) use self::registry::how_names;
 pub use self::start::{StartError, Started, start};
 use self::{
+    apart::Apart,
     look::Looks,
     registry::{Registry, ScopeState},
     reload::Applied,
+    run::RunStarts,
     sort::Sorting,
+    started::Starts,
 };
 use super::{
     announce,
@@ -69,7 +76,7 @@ pub struct Core {
     enforcer: Enforcer,
     pins: Pins,
     tree: Tree,
-    inspector: Inspector,
+    inspector: Arc<Inspector>,
     /// The cgroup of this process, which is never tagged.
     own: PathBuf,
     boot: Boot,
@@ -81,7 +88,7 @@ pub struct Core {
     set: PolicySet,
     /// They have been read: until then it is not known whose anything is.
     policies_known: bool,
-    matcher: Matcher,
+    matcher: Arc<Matcher>,
     /// The host's own view of the mounts.
     host: View,
     registry: Registry,
@@ -96,6 +103,10 @@ pub struct Core {
     /// Runs since the start.
     runs: u64,
     looks: Looks,
+    starts: Starts,
+    run_starts: RunStarts,
+    /// What the core itself waits for, though not long.
+    asking: Apart,
     sorting: Sorting,
 }
 
@@ -149,6 +160,8 @@ impl Core {
                     }
                 }
                 () = self.looks.woken() => self.finish_looks(),
+                () = self.starts.woken() => self.finish_starts(),
+                () = self.run_starts.woken() => self.finish_runs(),
                 Some(peer) = inputs.refused.recv() => self.peer_refused(&peer),
                 _ = tick.tick() => {
                     ticks += 1;
@@ -194,7 +207,7 @@ impl Core {
             Command::SetMode { scope, mode, reply } => drop(reply.send(self.set_mode(&scope, mode))),
             Command::Tag { target, scope, reply } => drop(reply.send(self.tag_by_hand(&target, &scope))),
             Command::Untag { target, reply } => drop(reply.send(self.untag_by_hand(&target))),
-            Command::Run { request, reply } => drop(reply.send(self.run(&request))),
+            Command::Run { request, reply } => self.begin_run(request, reply),
             Command::RunEnded { scope, reply } => drop(reply.send(self.run_ended(&scope))),
             Command::Detach { reply } => {
                 let result = self.detach();
@@ -229,6 +242,8 @@ impl Core {
     /// Looks at what events may have missed: they can be lost, the rest cannot.
     fn look(&mut self, whole: bool) {
         self.finish_looks();
+        self.finish_starts();
+        self.finish_runs();
         // None of them keeps the others from being done.
         let walked = if whole { self.walk() } else { Ok(()) };
         for result in [self.look_at_held(), walked, self.collect()] {

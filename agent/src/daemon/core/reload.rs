@@ -3,12 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use stockade_common::{limits::UNDECIDED_SCOPE, tag::label_kind};
 
 use super::{
     Core,
+    apart::Budget,
+    ask::NotCompiled,
+    cgroups::COUNTING,
     collect::free,
     plan::{numbers, same_rules},
     refusal, refused_by_kernel,
@@ -31,6 +35,9 @@ use crate::{
         matcher::Matcher,
     },
 };
+
+/// What a reload waits for filesystems that do not answer, in all.
+const WAITING: Duration = Duration::from_secs(8);
 
 /// What a reload came to.
 #[derive(Debug)]
@@ -92,7 +99,7 @@ impl Core {
         let mut reloaded = Reloaded { changed: vec![], added: vec![], removed: vec![], unchanged: vec![] };
         let mut replacements = Vec::new();
         let prepared = self.prepare(&policies, &host, &mut reloaded, &mut replacements);
-        let matcher = Matcher::new(&policies);
+        let matcher = Arc::new(Matcher::new(&policies));
         let prepared = prepared.and_then(|()| {
             let new = replacements.iter().map(|new| (new.name.as_str(), new.scope));
             let numbers = numbers(&policies, &self.registry.scopes, new);
@@ -128,6 +135,7 @@ impl Core {
     ) -> Result<(), Refusal> {
         let mut taken = self.taken()?;
         let tags = self.enforcer.tags().map_err(|error| refused_by_kernel(&error))?;
+        let mut budget = Budget::new(WAITING);
         for HostPolicy { name, policy, .. } in &policies.policies {
             let known = self.registry.scopes.get(name).filter(|state| state.kind == ScopeKind::Policy);
             if known.is_none() && self.registry.scopes.contains_key(name) {
@@ -171,9 +179,23 @@ impl Core {
             // A mode that was set by hand ends with a reload.
             let flags = ScopeState::of_policy(policy).flags(self.degraded);
             for (before, view) in views {
-                let Compiled { image, context, warnings } = view
-                    .compile(name, policy, &self.boot)
-                    .map_err(|error| refusal(RefusalKind::Invalid, error))?;
+                let Compiled { image, context, warnings } = match self.compile(
+                    name,
+                    policy,
+                    &view,
+                    &mut budget,
+                ) {
+                    Ok(compiled) => compiled,
+                    Err(NotCompiled::Refused(refusal)) => return Err(refusal),
+                    // It is the workload's own doing, or its server's, and must not keep others from a new policy.
+                    Err(NotCompiled::NoAnswer(why)) if view.namespace != host.namespace => {
+                        eprintln!(
+                            "stockade: a container in the scope of {name:?} stays held to the policy as it was: {why}"
+                        );
+                        continue;
+                    }
+                    Err(NotCompiled::NoAnswer(why)) => return Err(refusal(RefusalKind::Failed, why)),
+                };
                 for warning in warnings {
                     eprintln!("stockade: warning: {warning}");
                 }
@@ -245,7 +267,7 @@ impl Core {
     fn switch(
         &mut self,
         policies: HostPolicies,
-        matcher: Matcher,
+        matcher: Arc<Matcher>,
         host: View,
         replacements: Vec<Replacement>,
         table: &MapImage,
@@ -367,6 +389,6 @@ impl Core {
         }
         self.hold_again(name)?;
         self.tell_of_itself("mode", &format!("{name}: {}", mode_name(mode)));
-        self.scope_status(name)
+        self.scope_status(name, Instant::now() + COUNTING)
     }
 }

@@ -225,7 +225,7 @@ impl Core {
         let facts = Facts { by_hand, is_container, policy, ..facts };
         let mut warnings = Vec::new();
         let decision = decide(&facts, || {
-            let belongs = self.inspector.belongs(&self.matcher, &node.path);
+            let belongs = self.belongs(&node.path);
             warnings = belongs.warnings;
             let found = self.policies.policies.get(belongs.to?.policy)?;
             Some(Arc::from(found.name.as_str()))

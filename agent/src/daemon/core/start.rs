@@ -15,11 +15,13 @@ use stockade_common::{
 
 use super::{
     Core,
+    apart::Apart,
     cgroups::UNDECIDED,
     look::Looks,
     registry::{How, Instance, Registry, ScopeState, TaggedCgroup},
+    run::RunStarts,
     sort::Sorting,
-    started::VIEWS,
+    started::{Starts, VIEWS},
 };
 use crate::{
     audit::{
@@ -44,6 +46,9 @@ use crate::{
         tree::Tree,
     },
 };
+
+/// Threads the core has waited for in vain, at which it asks nothing more.
+const ASKING: usize = 16;
 
 /// Why the daemon does not start. Nothing was changed of what is enforced.
 #[derive(Debug, thiserror::Error)]
@@ -145,7 +150,7 @@ pub fn start(
         enforcer,
         pins: pins.clone(),
         tree,
-        inspector: Inspector::default(),
+        inspector: Arc::new(Inspector::default()),
         own,
         boot,
         directory: directory.to_path_buf(),
@@ -153,7 +158,7 @@ pub fn start(
         store: Store::default(),
         set: PolicySet::default(),
         policies_known: false,
-        matcher: Matcher::default(),
+        matcher: Arc::new(Matcher::default()),
         host,
         registry: Registry::default(),
         recorder: Recorder::new(hub, log, unwritten, undecided),
@@ -165,6 +170,9 @@ pub fn start(
         retired: Vec::new(),
         runs: 0,
         looks: Looks::default(),
+        starts: Starts::default(),
+        run_starts: RunStarts::default(),
+        asking: Apart::new(ASKING),
         sorting: Sorting::default(),
     };
     let kept = core.adopt()?;
@@ -291,6 +299,7 @@ impl Core {
                     since: SystemTime::now(),
                     how,
                     window: Vec::new(),
+                    processes: 0,
                 };
                 self.registry.cgroups.insert(node.id, cgroup);
             }
