@@ -5,7 +5,9 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::Command;
 
-use super::daemon::{Daemon, OPEN, POLICY, entering, expect, holds, policy, prepare, reads, said_in, stockade, text};
+use super::daemon::{
+    Daemon, OPEN, POLICY, entering, expect, holds, policy, prepare, reads, said_in, stockade, text,
+};
 
 const OTHER: &str = "/etc/stockade/policies.d/other.toml";
 const KEPT: &str = "/var/lib/stockade/policies/last-good.json";
@@ -48,7 +50,10 @@ pub fn last_good() -> Result<(), String> {
     fs::write(POLICY, BROKEN).map_err(text)?;
     let daemon = Daemon::again()?;
     holds("ci/broken-at-boot")?;
-    has(&stockade(&["status"])?, &["POLICIES ARE BROKEN since", "the last policies that were right", "nonsense"])?;
+    has(
+        &stockade(&["status"])?,
+        &["POLICIES ARE BROKEN since", "the last policies that were right", "nonsense"],
+    )?;
     has(&metrics().map_err(text)?, &["stockade_policies_broken 1", "source=\"last_good\""])?;
     has(&stockade(&["events", "--format", "json"])?, &["\"policies_broken\""])?;
     has(&stockade(&["policy", "reload"]).err().unwrap_or_default(), &["nonsense"])?;

@@ -56,7 +56,11 @@ fn fill_disk() -> Result<(), String> {
         holds("ci/log")?;
         Ok(log().contains("\"gap\""))
     })?;
-    let behind = || log().rsplit_once("\"gap\"").map(|(_, rest)| rest.contains("\"denied\":0") && rest.contains("\"verdict\":\"denied\""));
+    let behind = || {
+        log()
+            .rsplit_once("\"gap\"")
+            .map(|(_, rest)| rest.contains("\"denied\":0") && rest.contains("\"verdict\":\"denied\""))
+    };
     until("events behind the gap", || {
         holds("ci/log")?;
         Ok(behind().unwrap_or(false))
@@ -89,7 +93,8 @@ pub fn tags() -> Result<(), String> {
         said if said.contains("went") => Err(format!("{cgroup} is not held: {said}")),
         _ => Ok(()),
     };
-    let tried = nothing("only-one").and_then(|()| nothing("only-one/below")).and_then(|()| nothing("only-two"));
+    let tried =
+        nothing("only-one").and_then(|()| nothing("only-one/below")).and_then(|()| nothing("only-two"));
     let other = expect("another that is new", said_in("elsewhere-full", &reads(SECRET)), "went");
     let held = expect("what was tagged before", said_in("ci/before", &reads(OPEN)), "went");
     for id in (1u64 << 50)..last {

@@ -34,7 +34,13 @@ fn serve(directory: &str, cgroup: &str) -> io::Result<()> {
     nix::mount::mount(nothing, "/", nothing, private, nothing)?;
     let options = format!("fd={},rootmode=40000,user_id=0,group_id=0", server.as_raw_fd());
     let options = CString::new(options)?;
-    nix::mount::mount(Some("stall"), directory, Some("fuse"), nix::mount::MsFlags::empty(), Some(options.as_c_str()))?;
+    nix::mount::mount(
+        Some("stall"),
+        directory,
+        Some("fuse"),
+        nix::mount::MsFlags::empty(),
+        Some(options.as_c_str()),
+    )?;
     let procs = format!("{cgroup}/cgroup.procs");
     let mut workload = Command::new("/bin/sh");
     workload.args(["-c", "echo ran"]);
@@ -76,17 +82,15 @@ pub fn hanging() -> Result<(), String> {
     let folder = format!("{TREE}/ci/stalled");
     fs::create_dir_all(&folder).map_err(text)?;
     let program = std::env::current_exe().map_err(text)?;
-    let mut server = Command::new(program)
-        .args([STALLER, OWN, &folder])
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(text)?;
+    let mut server =
+        Command::new(program).args([STALLER, OWN, &folder]).stdout(Stdio::piped()).spawn().map_err(text)?;
     let begin = Instant::now();
     let tried = while_hanging(begin);
     // The thread that asked cannot be killed: its process stays, and another daemon comes all the same.
     let Daemon(child) = &daemon;
     let pid = child.id();
-    let killed = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL);
+    let killed =
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL);
     let again = tried.and_then(|()| killed.map_err(text)).and_then(|()| {
         let again = Daemon::again()?;
         holds("ci/under-another")?;
@@ -101,7 +105,8 @@ pub fn hanging() -> Result<(), String> {
 
 fn while_hanging(begin: Instant) -> Result<(), String> {
     let end = begin + PATIENCE;
-    let refused = || stockade(&["events", "--format", "json"]).map(|events| events.contains("\"start_refused\""));
+    let refused =
+        || stockade(&["events", "--format", "json"]).map(|events| events.contains("\"start_refused\""));
     let mut slowest = Duration::ZERO;
     let mut rounds = 0;
     while Instant::now() < end && !refused()? {

@@ -85,7 +85,16 @@ enum Stage {
     /// Whose it is, and what it sees.
     Looking(Pending<Seen>),
     /// Its policy, for what it sees.
-    Compiling(Place, Box<View>, CheckedPolicy, Pending<Result<Box<Compiled>, String>>),
+    Compiling(Box<Compiling>),
+}
+
+/// A policy that is being compiled for what a workload sees.
+#[derive(Debug)]
+struct Compiling {
+    place: Place,
+    view: View,
+    policy: CheckedPolicy,
+    compiled: Pending<Result<Box<Compiled>, String>>,
 }
 
 /// What a look has found.
@@ -112,6 +121,8 @@ enum Next {
     Stage(Stage),
     /// It goes on; or it may not be executed, and why.
     Decided(Option<String>),
+    /// What was found is not so any more: it stands, and is looked at anew.
+    Again,
 }
 
 impl Core {
@@ -197,24 +208,23 @@ impl Core {
                 Stage::Looking(looking) => match looking.poll() {
                     None => return Ok(Some(Start { stage: Stage::Looking(looking), ..start })),
                     Some(Err(why)) => Ok(Next::Decided(Some(format!("looking at it: {why}")))),
-                    Some(Ok(seen)) => self.seen(start.pid, start.cgroup_id, &start.path, start.end, seen),
+                    Some(Ok(seen)) => self.seen(start.pid, &start.path, start.end, seen),
                 },
-                Stage::Compiling(place, view, policy, compiling) => match compiling.poll() {
-                    None => {
-                        let stage = Stage::Compiling(place, view, policy, compiling);
-                        return Ok(Some(Start { stage, ..start }));
-                    }
+                Stage::Compiling(compiling) => match compiling.compiled.poll() {
+                    None => return Ok(Some(Start { stage: Stage::Compiling(compiling), ..start })),
                     Some(Err(why)) => {
                         Ok(Next::Decided(Some(format!("compiling its policy for the mounts it sees: {why}"))))
                     }
                     Some(Ok(Err(why))) => Ok(Next::Decided(Some(why))),
                     Some(Ok(Ok(compiled))) => {
-                        self.compiled(start.pid, start.end, place, *view, &policy, *compiled)
+                        let Compiling { place, view, policy, .. } = *compiling;
+                        self.compiled(start.pid, start.end, place, view, &policy, *compiled)
                     }
                 },
             };
             match next.unwrap_or_else(|refusal| Next::Decided(Some(refusal.message))) {
                 Next::Stage(stage) => start.stage = stage,
+                Next::Again => return self.started(start.pid, start.cgroup_id).map(|()| None),
                 Next::Decided(refused) => {
                     let Start { pid, cgroup_id, process, path, .. } = start;
                     return self.decide(pid, cgroup_id, &process, &path, refused).map(|()| None);
@@ -259,21 +269,18 @@ impl Core {
     }
 
     /// What a workload sees is known, and whose its cgroup is.
-    fn seen(
-        &mut self,
-        pid: u32,
-        cgroup_id: u64,
-        path: &Path,
-        end: Instant,
-        seen: Seen,
-    ) -> Result<Next, Refusal> {
+    fn seen(&mut self, pid: u32, path: &Path, end: Instant, seen: Seen) -> Result<Next, Refusal> {
         let Seen { stands, belongs, view } = seen;
         if !stands {
             return Ok(Next::Decided(Some("somebody else has let it run on".to_owned())));
         }
         // What is left of a namespace whose number has come again must not be taken for this one's.
         self.collect()?;
-        let own = Node { path: path.to_path_buf(), id: cgroup_id };
+        if cgroup_of(pid).as_deref() != Some(path) {
+            return Ok(Next::Again);
+        }
+        let id = self.tree.id(path).map_err(|error| refusal(RefusalKind::Failed, error))?;
+        let own = Node { path: path.to_path_buf(), id };
         let Some(tagged) = self.scope_of(own.id)? else { return Ok(Next::Decided(None)) };
         let place = if tagged == Scope(UNDECIDED_SCOPE) {
             let top = self.top(own, tagged)?;
@@ -314,14 +321,14 @@ impl Core {
             return Err(refusal(RefusalKind::NotFound, message));
         };
         let (named, boot, of, for_view) = (name.clone(), self.boot.clone(), policy.clone(), view.clone());
-        let compiling = self
+        let compiled = self
             .starts
             .apart
             .begin(end, move || {
                 for_view.compile(&named, &of, &boot).map(Box::new).map_err(|error| error.to_string())
             })
             .map_err(|why| refusal(RefusalKind::Failed, why))?;
-        Ok(Next::Stage(Stage::Compiling(place, Box::new(view), policy, compiling)))
+        Ok(Next::Stage(Stage::Compiling(Box::new(Compiling { place, view, policy, compiled }))))
     }
 
     /// The tables for what a workload sees are there.
@@ -334,6 +341,9 @@ impl Core {
         policy: &CheckedPolicy,
         compiled: Compiled,
     ) -> Result<Next, Refusal> {
+        if self.scope_of(place.top.id)? != Some(place.tagged) {
+            return Ok(Next::Again);
+        }
         self.collect()?;
         let is_new = self.state(&place.name)?.policy.as_ref() != Some(policy);
         // After a reload it is compiled again; of two that begin in the same container one was first.
@@ -351,12 +361,8 @@ impl Core {
     /// Puts the cgroup of a workload into the scope it belongs to, and judges the execution.
     fn admit(&mut self, pid: u32, place: &Place, scope: Scope) -> Result<Next, Refusal> {
         let Place { name, tagged, top } = place;
-        // Its cgroup may be another's by now: what was found is not about that.
-        if self.scope_of(top.id)? != Some(*tagged) && self.scope_of(top.id)? != Some(scope) {
-            return Err(refusal(
-                RefusalKind::Conflict,
-                "its cgroup was tagged otherwise while it was looked at",
-            ));
+        if self.scope_of(top.id)? != Some(*tagged) {
+            return Ok(Next::Again);
         }
         if scope != *tagged {
             let entry = self.state(name)?.entry;
