@@ -225,6 +225,14 @@ mod tests {
     }
 
     #[test]
+    fn what_was_counted_earlier_is_marked() {
+        let mut status = sample::status();
+        assert!(!text(&status).contains(" ~4 "));
+        status.scopes[0].cgroups[0].stale = true;
+        assert!(text(&status).contains(" ~4 "), "{}", text(&status));
+    }
+
+    #[test]
     fn names_of_others_do_not_reach_the_terminal() {
         let mut status = sample::status();
         status.scopes[1].cgroups[0].path = "/user.slice/\u{1b}[2J".into();

@@ -187,7 +187,7 @@ impl Enforcer {
         let mut tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
         match tags.remove(&cgroup_id) {
             Ok(()) => Ok(true),
-            Err(aya::maps::MapError::KeyNotFound) => Ok(false),
+            Err(error) if is_missing(&error) => Ok(false),
             Err(error) => Err(failed("TAGS")(error)),
         }
     }
@@ -264,7 +264,9 @@ impl Enforcer {
     pub fn release(&mut self, pid: u32) -> Result<(), KernelError> {
         let mut held: HashMap<_, u32, u64> = map(&mut self.ebpf, "HELD")?;
         match held.remove(&pid) {
-            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Ok(()) => Ok(()),
+            // The programs forget who has ended.
+            Err(error) if is_missing(&error) => Ok(()),
             Err(error) => Err(failed("HELD")(error)),
         }
     }
@@ -351,6 +353,15 @@ impl Enforcer {
             counters.set(index, zeros, 0).map_err(failed("COUNTERS"))?;
         }
         Ok(())
+    }
+}
+
+/// Whether what was to be removed is not there: said by a look-up and by a removal in different ways.
+fn is_missing(error: &aya::maps::MapError) -> bool {
+    match error {
+        aya::maps::MapError::KeyNotFound => true,
+        aya::maps::MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
     }
 }
 

@@ -380,6 +380,8 @@ mod tests {
         let walked = tree.walk_until(Path::new("/"), Some(past)).unwrap();
         assert_eq!(paths(&walked), ["/"]);
         assert!(walked.problems.lines().any(|line| line.contains("no time left")));
+        let (_, problems) = tree.all_processes(Path::new("/"), Some(past)).unwrap();
+        assert!(!problems.is_empty(), "nobody takes a part for all");
     }
 
     #[test]

@@ -71,6 +71,15 @@ fn fill_disk() -> Result<(), String> {
     }
 }
 
+/// Puts tags of cgroups that are not there into a table until it is full; where the next may begin.
+fn fill(tags: &mut HashMap<MapData, u64, u64>, from: u64) -> u64 {
+    let mut id = from;
+    while tags.insert(id, 1, 0).is_ok() {
+        id += 1;
+    }
+    id
+}
+
 /// With no room for a single tag more, a new cgroup that its path would tag is allowed nothing, nor what is below it; others
 /// are as always.
 pub fn tags() -> Result<(), String> {
@@ -80,15 +89,17 @@ pub fn tags() -> Result<(), String> {
     holds("ci/before")?;
     let pin = "/sys/fs/bpf/stockade/daemon-v1/maps/TAGS";
     let map = MapData::from_pin(pin).map_err(text)?;
-    let mut tags: HashMap<_, u64, u64> = Map::HashMap(map).try_into().map_err(text)?;
-    let strangers = (1u64 << 50)..;
-    let mut last = 1 << 50;
-    for id in strangers {
-        last = id;
-        if tags.insert(id, 1, 0).is_err() {
-            break;
+    let mut tags: HashMap<MapData, u64, u64> = Map::HashMap(map).try_into().map_err(text)?;
+    let mut last = fill(&mut tags, 1 << 50);
+    // The daemon takes away the tags of cgroups that are not there: others take their place at once.
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let filler = std::thread::spawn(move || {
+        while stopped.try_recv() == Err(std::sync::mpsc::TryRecvError::Empty) {
+            last = fill(&mut tags, last);
+            sleep(Duration::from_millis(20));
         }
-    }
+        (tags, last)
+    });
     let nothing = |cgroup: &str| match said_in(cgroup, &reads(OPEN))? {
         said if said.contains("went") => Err(format!("{cgroup} is not held: {said}")),
         _ => Ok(()),
@@ -97,8 +108,9 @@ pub fn tags() -> Result<(), String> {
         nothing("only-one").and_then(|()| nothing("only-one/below")).and_then(|()| nothing("only-two"));
     let other = expect("another that is new", said_in("elsewhere-full", &reads(SECRET)), "went");
     let held = expect("what was tagged before", said_in("ci/before", &reads(OPEN)), "went");
+    drop(stop);
+    let (mut tags, last) = filler.join().map_err(|_| "the filler has failed")?;
     for id in (1u64 << 50)..last {
-        // The daemon may have found that there is no such cgroup.
         let _ = tags.remove(&id);
     }
     tried.and(other).and(held).map_err(|why| format!("{} tags more: {why}", last - (1 << 50)))?;

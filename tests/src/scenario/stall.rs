@@ -23,10 +23,13 @@ pub fn stall(mut words: impl Iterator<Item = String>) -> io::Error {
     let (Some(directory), Some(cgroup)) = (words.next(), words.next()) else {
         return io::ErrorKind::InvalidInput.into();
     };
-    serve(&directory, &cgroup).err().unwrap_or_else(|| io::Error::other("the server has ended"))
+    match serve(&directory, &cgroup) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
 }
 
-fn serve(directory: &str, cgroup: &str) -> io::Result<()> {
+fn serve(directory: &str, cgroup: &str) -> io::Result<std::convert::Infallible> {
     let mut server = File::options().read(true).write(true).open("/dev/fuse")?;
     nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS)?;
     let nothing: Option<&str> = None;
@@ -46,7 +49,7 @@ fn serve(directory: &str, cgroup: &str) -> io::Result<()> {
     workload.args(["-c", "echo ran"]);
     // SAFETY: only makes system calls of one thread, in a child that has no others.
     unsafe { workload.pre_exec(move || fs::write(&procs, "0")) };
-    let starter = std::thread::spawn(move || workload.status());
+    std::thread::spawn(move || workload.status());
     let mut question = vec![0; 1 << 16];
     loop {
         let length = server.read(&mut question)?;
@@ -64,9 +67,6 @@ fn serve(directory: &str, cgroup: &str) -> io::Result<()> {
             server.write_all(&answer)?;
         } else {
             println!("asked {}", word(4));
-        }
-        if starter.is_finished() {
-            return Ok(());
         }
     }
 }
