@@ -160,11 +160,66 @@ pub const SCOPE_LOOPBACK_OWN: u32 = 32;
 pub const SCOPE_EGRESS: u32 = 64;
 
 /// Bucket of a cgroup id in `TAG_FILTER`. A zero bucket means "surely untagged": the fast path of every process that
-/// Stockade has nothing to do with. Buckets are only ever set, so a collision costs a hash look-up and nothing else.
+/// Stockade has nothing to do with. Buckets are only ever set, so a collision costs a hash look-up and nothing else. Other
+/// values than [`FILTER_TAGGED`] are [`filter_lack`]'s.
 #[must_use]
 #[inline(always)]
 pub const fn filter_bucket(cgroup_id: u64) -> u32 {
     (cgroup_id as u32) & (TAG_FILTER_BUCKETS as u32 - 1)
 }
 
+/// Value of a `TAG_FILTER` bucket: a cgroup of it may be tagged.
+pub const FILTER_TAGGED: u32 = 1;
+/// The same, and more than one cgroup of it should be tagged and could not be noted: nothing is allowed in any that is not.
+pub const FILTER_ALL_LACK: u32 = 3;
+
+/// Value of the bucket of a cgroup that should be tagged, and could not be noted: nothing is allowed in it. Other cgroups
+/// of the bucket have other values: ids are counted up, and what is left of one beside its bucket is all in here.
+#[must_use]
+#[inline(always)]
+pub const fn filter_lack(cgroup_id: u64) -> u32 {
+    ((cgroup_id >> TAG_FILTER_BUCKETS.trailing_zeros()) as u32) << 2 | 2
+}
+
+/// Whether a bucket's value says that its cgroup of this id should be tagged, and could not be noted.
+#[must_use]
+#[inline(always)]
+pub const fn filter_says_lack(value: u32, cgroup_id: u64) -> bool {
+    value == FILTER_ALL_LACK || value == filter_lack(cgroup_id)
+}
+
+/// What the bucket becomes when a cgroup of it could not be noted.
+#[must_use]
+#[inline(always)]
+pub const fn filter_with_lack(value: u32, cgroup_id: u64) -> u32 {
+    if value <= FILTER_TAGGED || value == filter_lack(cgroup_id) {
+        filter_lack(cgroup_id)
+    } else {
+        FILTER_ALL_LACK
+    }
+}
+
 pod!(Tag, Starter, Label);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cgroup_without_room_for_its_tag_is_told_from_others_of_its_bucket() {
+        let (one, other) = (0x12_3456_789a, 0x12_3456_789a + TAG_FILTER_BUCKETS as u64);
+        assert_eq!(filter_bucket(one), filter_bucket(other));
+        for value in [0, FILTER_TAGGED] {
+            assert!(!filter_says_lack(value, one));
+            let value = filter_with_lack(value, one);
+            assert!(filter_says_lack(value, one) && !filter_says_lack(value, other) && value != 0);
+            assert_eq!(filter_with_lack(value, one), value);
+            let both = filter_with_lack(value, other);
+            assert!(filter_says_lack(both, one) && filter_says_lack(both, other));
+            assert_eq!(filter_with_lack(both, one), both);
+        }
+        // What was noted before has values below.
+        assert!((0..1000).all(|high| filter_lack(high << 14) > FILTER_TAGGED));
+        assert!((0..1000).all(|high| filter_lack(high << 14) != FILTER_ALL_LACK));
+    }
+}

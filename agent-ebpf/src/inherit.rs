@@ -6,14 +6,14 @@ use stockade_common::{
     event::{FileBody, hook, kind},
     file::ACCESS_READ,
     limits::{CGROUP_DEV, MAX_CGROUP_PATH, MAX_INHERITED_TAGS, MAX_PATH, UNDECIDED_SCOPE},
-    tag::{HOST_FIRST, HOST_LAST, SCOPE_AT_ONCE, TAG_AT_ONCE, Tag, filter_bucket, host_scope},
+    tag::{HOST_FIRST, HOST_LAST, SCOPE_AT_ONCE, TAG_AT_ONCE, Tag, host_scope},
 };
 
 use crate::{
     debug,
     emit::{self, Actor},
     kernel::{self, CGROUP_PARENT, CSS_CGROUP},
-    maps::{INHERIT_LOST, TAG_COUNT, TAG_FILTER, TAGS, count},
+    maps::{INHERIT_LOST, TAG_COUNT, TAGS, count},
     path::{self, PathBuffer},
     rules,
     tag::{self, Held, is_v2},
@@ -36,7 +36,7 @@ pub fn cgroup_mkdir(ctx: &BtfTracePointContext) {
     };
     if tag::lost() {
         // Its parent's tag may be the one that was lost: its tasks must get as far as asking their ancestors.
-        let _ = TAG_FILTER.set(filter_bucket(id), 1, 0);
+        let _ = tag::set_filtered(id);
     }
     // Who is policed cannot choose another policy by choosing a name.
     if tag::host() != 0 && tag::current().is_none() {
@@ -62,7 +62,19 @@ pub fn cgroup_mkdir(ctx: &BtfTracePointContext) {
 #[inline(always)]
 fn lose(tag: &Tag) {
     count(tag.scope, Counter::InheritFailed);
-    let _ = INHERIT_LOST.set(0, 1, 0);
+    if let Some(times) = INHERIT_LOST.get_ptr_mut(0) {
+        // SAFETY: a map value. Userspace sees from the number whether more were lost since it looked; never is it 0 again.
+        unsafe { *times = (*times).wrapping_add(1) | 1 << 31 };
+    }
+}
+
+/// Notes what a cgroup's path says. There is nobody else to ask: if there is no room nothing is allowed in it.
+#[inline(always)]
+fn put_by_path(id: u64, tag: &Tag) -> bool {
+    if !put(id, tag) {
+        tag::set_lacking(id);
+    }
+    true
 }
 
 const UNDECIDED: Tag = Tag { scope: UNDECIDED_SCOPE, flags: 0 };
@@ -71,8 +83,7 @@ const UNDECIDED: Tag = Tag { scope: UNDECIDED_SCOPE, flags: 0 };
 #[inline(always)]
 fn put(id: u64, tag: &Tag) -> bool {
     // The filter first: a tag the filter doesn't know of would not be found.
-    let filtered = TAG_FILTER.set(filter_bucket(id), 1, 0);
-    if filtered.is_err() || TAGS.insert(&id, tag, 0).is_err() {
+    if !tag::set_filtered(id) || TAGS.insert(&id, tag, 0).is_err() {
         lose(tag);
         return false;
     }
@@ -84,7 +95,7 @@ fn put(id: u64, tag: &Tag) -> bool {
 #[inline(never)]
 fn by_path(id: u64, text: u64) -> bool {
     // Whose it is cannot be found out here: nothing runs in it until userspace has.
-    let Some(buffer) = path::claim(0) else { return put(id, &UNDECIDED) };
+    let Some(buffer) = path::claim(0) else { return put_by_path(id, &UNDECIDED) };
     // SAFETY: the buffer was claimed.
     let tagged = unsafe { by_path_in(buffer, id, text) };
     path::release(buffer);
@@ -102,7 +113,7 @@ unsafe fn by_path_in(buffer: *mut PathBuffer, id: u64, text: u64) -> bool {
         );
         // The length counts the NUL. What a path that is cut would match is not known.
         if length <= 1 || length >= MAX_CGROUP_PATH as i64 {
-            return put(id, &UNDECIDED);
+            return put_by_path(id, &UNDECIDED);
         }
         let length = PathBuffer::forget(buffer, length as u32) & (MAX_CGROUP_PATH as u32 - 1);
         let start = (MAX_PATH as u32).wrapping_sub(length).wrapping_add(1) & (MAX_PATH as u32 - 1);
@@ -111,7 +122,7 @@ unsafe fn by_path_in(buffer: *mut PathBuffer, id: u64, text: u64) -> bool {
     };
     // SAFETY: as promised by the caller.
     let Some(found) = (unsafe { rules::look_up(tag::host(), buffer, start, CGROUP_DEV) }) else {
-        return put(id, &UNDECIDED);
+        return put_by_path(id, &UNDECIDED);
     };
     if found.allow & ACCESS_READ == 0 {
         return false;
@@ -128,7 +139,7 @@ unsafe fn by_path_in(buffer: *mut PathBuffer, id: u64, text: u64) -> bool {
     }
     let held = Held::to(id, scope);
     let flags = if held.setting.flags() & SCOPE_AT_ONCE == 0 { 0 } else { TAG_AT_ONCE };
-    put(id, &Tag { scope, flags });
+    put_by_path(id, &Tag { scope, flags });
     let actor = Actor { held, ppid: emit::ppid() };
     let body = FileBody { dev: CGROUP_DEV, access: 0, mode: 0, path_len: 0 };
     // SAFETY: the buffer holds the path from `start` on.

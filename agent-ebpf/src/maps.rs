@@ -45,7 +45,7 @@ pub static TAGS: HashMap<u64, Tag, { MAX_TAGS as usize }> = HashMap::new();
 /// Element 0: about how many tags there are. Userspace sets it right every second; the programs only add to it.
 #[btf_map]
 pub static TAG_COUNT: Array<u64, 1> = Array::new();
-/// Element 0 is set once a tag could not be inherited: ancestors are asked from then on.
+/// Element 0 is set once a tag could not be noted, and changes with each: ancestors are asked from then on.
 #[btf_map]
 pub static INHERIT_LOST: Array<u32, 1> = Array::new();
 /// Names of scopes, for userspace.

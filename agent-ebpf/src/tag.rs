@@ -4,7 +4,10 @@ use aya_ebpf::helpers::{
     bpf_get_current_cgroup_id,
     generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_current_task_btf},
 };
-use stockade_common::tag::{Setting, Tag, filter_bucket};
+use stockade_common::{
+    limits::UNDECIDED_SCOPE,
+    tag::{FILTER_TAGGED, Setting, TAG_AT_ONCE, Tag, filter_bucket, filter_says_lack, filter_with_lack},
+};
 
 use crate::{
     kernel::{self, CGROUP_ROOT, CGROUP_ROOT_HIERARCHY_ID},
@@ -120,6 +123,9 @@ pub fn tag_above(id: u64, above: impl Fn(i32) -> u64) -> Option<Tag> {
     if !lost() {
         return None;
     }
+    if lacks(id) {
+        return Some(LACKING);
+    }
     for level in 1..ANCESTOR_LEVELS {
         let ancestor = above(level);
         if ancestor == 0 {
@@ -128,8 +134,42 @@ pub fn tag_above(id: u64, above: impl Fn(i32) -> u64) -> Option<Tag> {
         if let Some(tag) = exact(ancestor) {
             return Some(tag);
         }
+        if lacks(ancestor) {
+            return Some(LACKING);
+        }
     }
     None
+}
+
+/// Of a cgroup for whose tag there was no room: nothing is allowed, nor is anything started.
+const LACKING: Tag = Tag { scope: UNDECIDED_SCOPE, flags: TAG_AT_ONCE };
+
+/// Whether a cgroup should be tagged, and could not be noted.
+#[inline(always)]
+fn lacks(id: u64) -> bool {
+    TAG_FILTER.get(filter_bucket(id)).is_some_and(|value| filter_says_lack(*value, id))
+}
+
+/// Takes note that a cgroup should be tagged, and cannot be noted. Only [`lost`] makes it count.
+#[inline(always)]
+pub fn set_lacking(id: u64) {
+    if let Some(value) = TAG_FILTER.get_ptr_mut(filter_bucket(id)) {
+        // SAFETY: a map value. Cgroups are made one after the other, under the kernel's lock.
+        unsafe { *value = filter_with_lack(*value, id) };
+    }
+}
+
+/// Takes note that a cgroup may be tagged. False: it could not be.
+#[inline(always)]
+pub fn set_filtered(id: u64) -> bool {
+    let Some(value) = TAG_FILTER.get_ptr_mut(filter_bucket(id)) else { return false };
+    // SAFETY: a map value; what says more of others of the bucket stays.
+    unsafe {
+        if *value == 0 {
+            *value = FILTER_TAGGED;
+        }
+    }
+    true
 }
 
 /// Whether a cgroup is of the v2 hierarchy, the default one, whose number is 0. Each hierarchy numbers its groups for

@@ -21,7 +21,7 @@ use crate::{
 /// A boot where BPF LSM programs load and never run; it also lacks IPv6.
 const WITHOUT_BPF: &str = "lsm=lockdown,yama,apparmor ipv6.disable=1";
 /// What scenarios need beyond the image; one that a kernel lacks is left out, and its scenarios skip.
-const MODULES: [&str; 4] = ["overlay", "vsock_loopback", "algif_hash", "sctp"];
+const MODULES: [&str; 5] = ["overlay", "vsock_loopback", "algif_hash", "sctp", "fuse"];
 /// For each fuzz target.
 const FUZZ_SECONDS: u32 = 10;
 

@@ -16,8 +16,8 @@ use crate::{
         command::Command,
         config::{self, Config},
         core::{self, End, Inputs, StartError, Started},
-        hub::Hub,
-        log::Log,
+        hub::{self, Hub},
+        log::{Log, Unwritten},
         notify,
     },
     kernel::TagReader,
@@ -76,10 +76,13 @@ fn serve(args: &Args) -> Result<(), Failed> {
         eprintln!("stockade: there is no group {group:?}: only root can use the socket");
     }
     let metrics = metrics.map(listen_metrics).transpose().map_err(|error| own(&error))?;
-    let log = log.map(|path| Log::open(&path, log_max_size).and_then(|log| Sink::start(Box::new(log))));
-    let log = log.transpose().map_err(|error| own(&format!("[events] log: {error}")))?;
+    let unwritten = Unwritten::default();
+    let log = log.map(|path| Log::new(&path, log_max_size, unwritten.clone(), Box::new(hub::gap)));
+    let log = log.map(|log| Sink::start(Box::new(log))).transpose();
+    let log = log.map_err(|error| own(&format!("[events] log: starting a thread: {error}")))?;
     let hub = Hub::default();
-    let started = core::start(&args.policies, args.allow_degraded.is_some(), hub.clone(), log, dns);
+    let degraded = args.allow_degraded.is_some();
+    let started = core::start(&args.policies, degraded, hub.clone(), (log, unwritten), dns);
     let Started { core, ring, asked, tags } = started.map_err(|error| {
         let code = match &error {
             StartError::Unavailable(_) => exit::UNAVAILABLE,

@@ -9,7 +9,9 @@ use std::{
 use super::daemon::{Failure, Socket, done};
 use crate::{
     audit::{digest::mode_name, name::escape},
-    daemon::command::{Decisions, Lost, ScopeKind, ScopeStatus, Status, Verdicts},
+    daemon::command::{
+        BrokenPolicies, Decisions, Lost, PolicySet, PolicySource, ScopeKind, ScopeStatus, Status, Verdicts,
+    },
 };
 
 /// Digits of a digest that are shown.
@@ -61,6 +63,7 @@ fn text(status: &Status) -> String {
         degraded,
         adopted,
         reloads,
+        policies,
         maps,
         programs: _,
         scopes,
@@ -75,6 +78,7 @@ fn text(status: &Status) -> String {
         let _ = writeln!(out, "adopted from an earlier daemon: {adopted} cgroups");
     }
     let _ = writeln!(out, "reloads: {} applied, {} refused", reloads.applied, reloads.refused);
+    set(policies, &mut out);
     for map in maps.iter().filter(|map| map.used * 100 >= map.limit * NEARLY_FULL) {
         let _ = writeln!(out, "nearly full: {} {} of {}", map.name, map.used, map.limit);
     }
@@ -97,19 +101,47 @@ fn text(status: &Status) -> String {
     out
 }
 
+/// Which policies are in force, above all if they are not those of the files.
+fn set(policies: &PolicySet, out: &mut String) {
+    let PolicySet { source, digest, broken, unkept } = policies;
+    if let Some(why) = unkept {
+        let why = escape(why.as_bytes());
+        let _ = writeln!(out, "NOT KEPT: a start with broken policies would not know these: {why}");
+    }
+    let Some(BrokenPolicies { since, error, nothing_allowed }) = broken else { return };
+    let in_force = match source {
+        PolicySource::PoliciesD => "what was there before",
+        PolicySource::LastGood => "the last policies that were right",
+        PolicySource::Readable => "what can be read of them",
+        PolicySource::EarlierDaemon => "what an earlier daemon has left",
+    };
+    let digest = digest.as_ref().map_or_else(String::new, |digest| format!(", {}", short(digest)));
+    let _ = writeln!(out, "POLICIES ARE BROKEN since {since}; in force: {in_force}{digest}");
+    for name in nothing_allowed {
+        let _ = writeln!(out, "  nothing is allowed by {}", escape(name.as_bytes()));
+    }
+    for line in error.lines() {
+        let _ = writeln!(out, "  {}", escape(line.as_bytes()));
+    }
+    out.push_str("  put it right, then: stockade policy reload\n");
+}
+
+fn short(digest: &str) -> String {
+    digest.strip_prefix("sha256:").unwrap_or(digest).chars().take(SHORT).collect()
+}
+
 fn row(scope: &ScopeStatus) -> [String; 10] {
     let Decisions { file, net, process } = scope.decisions;
     let Lost { denied, other, undecoded, unwritten } = scope.lost;
     let both = |Verdicts { allowed, denied }: Verdicts| format!("{allowed}/{denied}");
-    let digest = scope.digest.strip_prefix("sha256:").unwrap_or(&scope.digest);
     let processes: u64 = scope.cgroups.iter().map(|cgroup| u64::from(cgroup.processes)).sum();
     [
         escape(scope.name.as_bytes()),
         escape(scope.policy.as_bytes()),
-        digest.chars().take(SHORT).collect(),
+        short(&scope.digest),
         mode_name(scope.mode).into(),
         scope.cgroups.len().to_string(),
-        processes.to_string(),
+        format!("{}{processes}", if scope.cgroups.iter().any(|cgroup| cgroup.stale) { "~" } else { "" }),
         both(file),
         both(net),
         both(process),
@@ -177,12 +209,27 @@ mod tests {
     fn what_matters_most_is_said_loudly() {
         let mut status = sample::status();
         status.degraded = true;
+        status.policies.unkept = Some("read-only".into());
         status.maps[0].used = status.maps[0].limit;
         status.scopes.clear();
         let text = text(&status);
-        for part in ["\nDEGRADED: ", "\nnearly full: TAGS 4096 of 4096\n", "\nno scopes: "] {
+        for part in [
+            "\nPOLICIES ARE BROKEN since ",
+            "\nNOT KEPT: ",
+            "\nDEGRADED: ",
+            "\nnearly full: TAGS 4096 of 4096\n",
+            "\nno scopes: ",
+        ] {
             assert!(text.contains(part), "{text}");
         }
+    }
+
+    #[test]
+    fn what_was_counted_earlier_is_marked() {
+        let mut status = sample::status();
+        assert!(!text(&status).contains(" ~4 "));
+        status.scopes[0].cgroups[0].stale = true;
+        assert!(text(&status).contains(" ~4 "), "{}", text(&status));
     }
 
     #[test]
@@ -208,8 +255,9 @@ mod tests {
         for field in status.as_object().unwrap().keys() {
             let mut cut = status.clone();
             cut.as_object_mut().unwrap().remove(field);
-            // What may be null may be left out.
-            assert_eq!(validator.is_valid(&cut), field == "adopted", "{field}");
+            // What may be null may be left out; an older daemon says nothing of its policies.
+            let optional = ["adopted", "policies"].contains(&field.as_str());
+            assert_eq!(validator.is_valid(&cut), optional, "{field}");
         }
     }
 }

@@ -22,7 +22,7 @@ fn event(kind: &str, boot: &Boot, boot_ns: u64) -> Map<String, Value> {
     out
 }
 
-/// What happens to the daemon: `started`, `reloaded`, `reload_refused`, `detached`, `stopping`.
+/// What happens to the daemon: `started`, `reloaded`, `reload_refused`, `policies_broken`, `detached`, `stopping`.
 #[must_use]
 pub fn daemon(boot: &Boot, boot_ns: u64, state: &str, message: &str) -> Value {
     let mut out = event("daemon", boot, boot_ns);
@@ -119,10 +119,18 @@ mod tests {
             names: crate::gates::Names::default(),
         };
         let path = Path::new("/ci.slice/a\\\n\u{9b}");
-        let mut events: Vec<Value> =
-            ["started", "reloaded", "reload_refused", "mode", "shadow", "detached", "stopping"]
-                .map(|state| daemon(&boot, 1, state, "a\nmessage"))
-                .into();
+        let mut events: Vec<Value> = [
+            "started",
+            "reloaded",
+            "reload_refused",
+            "policies_broken",
+            "mode",
+            "shadow",
+            "detached",
+            "stopping",
+        ]
+        .map(|state| daemon(&boot, 1, state, "a\nmessage"))
+        .into();
         for kind in ["tag", "untag"] {
             for how in how_names() {
                 let window = ["its processes ran before it was tagged".to_owned()];

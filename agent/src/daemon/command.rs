@@ -135,6 +135,9 @@ pub struct Status {
     pub adopted: Option<u32>,
     /// Successful and refused reloads.
     pub reloads: Reloads,
+    /// Which policies are in force.
+    #[serde(default)]
+    pub policies: PolicySet,
     /// Entries of the tables that have a limit, and the limit.
     pub maps: Vec<MapFill>,
     /// Run time of the kernel programs, where the kernel counts it (`kernel.bpf_stats_enabled`).
@@ -150,6 +153,45 @@ pub struct Reloads {
     pub applied: u64,
     /// That were refused.
     pub refused: u64,
+}
+
+/// Which policies are in force.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PolicySet {
+    /// Where they come from.
+    pub source: PolicySource,
+    /// Digest of their files, those they extend included; null if they are not all from files that are known.
+    pub digest: Option<String>,
+    /// Why it is not what is in policies.d; null if it is.
+    pub broken: Option<BrokenPolicies>,
+    /// Why they could not be kept for a start at which policies.d is broken; null if they were.
+    pub unkept: Option<String>,
+}
+
+/// Where the policies in force come from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicySource {
+    /// What is, or was at the last reload that took effect, in policies.d.
+    PoliciesD,
+    /// What was kept of the last policies that took effect.
+    LastGood,
+    /// What of policies.d can be read; what has errors allows nothing.
+    Readable,
+    /// What an earlier daemon has put into the kernel.
+    #[default]
+    EarlierDaemon,
+}
+
+/// Files that cannot be put in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BrokenPolicies {
+    /// Since when that is known, RFC 3339.
+    pub since: String,
+    /// What is wrong, for a person; several lines.
+    pub error: String,
+    /// Policies that allow nothing, because nothing more of them is known than whom they are for.
+    pub nothing_allowed: Vec<String>,
 }
 
 /// How full a table is.
@@ -220,6 +262,9 @@ pub struct CgroupStatus {
     pub id: u64,
     /// Processes in it, children included.
     pub processes: u32,
+    /// They were counted earlier: there was no time for it now.
+    #[serde(default)]
+    pub stale: bool,
     /// When it was tagged, RFC 3339.
     pub since: String,
     /// How: `at_creation` (before its first process), `running`, `by_hand`, `adopted`, `run`.

@@ -95,7 +95,7 @@ impl Item {
     fn line(self) -> Arc<str> {
         match self {
             Self::Event(event) => event.line,
-            Self::Gap(lines) => gap(lines),
+            Self::Gap(lines) => gap(lines).into(),
         }
     }
 }
@@ -265,10 +265,11 @@ impl Drop for Subscription {
 }
 
 /// Tells a reader what it has missed, in the words of a `gap` event.
-fn gap(lines: u64) -> Arc<str> {
+#[must_use]
+pub fn gap(lines: u64) -> String {
     let lost = json!({ "denied": 0, "other": 0, "undecoded": 0, "unwritten": lines });
     let time = humantime::format_rfc3339_nanos(SystemTime::now()).to_string();
-    json!({ "schema": "stockade/stream/v1", "kind": "gap", "time": time, "lost": lost }).to_string().into()
+    json!({ "schema": "stockade/stream/v1", "kind": "gap", "time": time, "lost": lost }).to_string()
 }
 
 #[cfg(test)]

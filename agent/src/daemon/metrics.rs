@@ -9,7 +9,10 @@ use prometheus_client::{
 };
 
 use super::{
-    command::{Decisions, Lost, MapFill, ProgramStatus, Reloads, ScopeKind, ScopeStatus, Status, Verdicts},
+    command::{
+        Decisions, Lost, MapFill, PolicySet, PolicySource, ProgramStatus, Reloads, ScopeKind, ScopeStatus,
+        Status, Verdicts,
+    },
     hub::Hub,
 };
 
@@ -57,6 +60,7 @@ pub fn render(status: &Status, hub: &Hub) -> Result<String, fmt::Error> {
         degraded,
         adopted: _,
         reloads,
+        policies,
         maps,
         programs,
         scopes,
@@ -79,12 +83,32 @@ pub fn render(status: &Status, hub: &Hub) -> Result<String, fmt::Error> {
     for (result, number) in [("applied", applied), ("refused", refused)] {
         add(&family, vec![("result", result.into())], number);
     }
+    self::policies(&mut registry, policies);
     self::maps(&mut registry, maps);
     self::programs(&mut registry, programs);
     self::scopes(&mut registry, scopes);
     let mut text = String::new();
     encode(&mut text, &registry)?;
     Ok(text)
+}
+
+fn policies(registry: &mut Registry, policies: &PolicySet) {
+    let PolicySet { source, digest, broken, unkept } = policies;
+    let mut simple = |name: &str, help: &str, value: bool| {
+        set(&gauges(registry, name, help), Vec::new(), u64::from(value));
+    };
+    simple("policies_broken", "1 if policies.d has errors, and something else is in force", broken.is_some());
+    let help = "1 if the policies could not be kept for a start at which policies.d has errors";
+    simple("policies_unkept", help, unkept.is_some());
+    let family =
+        gauges(registry, "policies", "1, with where the policies in force come from, and their digest");
+    let source = match source {
+        PolicySource::PoliciesD => "policies_d",
+        PolicySource::LastGood => "last_good",
+        PolicySource::Readable => "readable",
+        PolicySource::EarlierDaemon => "earlier_daemon",
+    };
+    set(&family, vec![("source", source.into()), ("digest", digest.clone().unwrap_or_default())], 1);
 }
 
 fn maps(registry: &mut Registry, maps: &[MapFill]) {
@@ -168,11 +192,14 @@ mod tests {
             r#"stockade_events_lost_total{scope="ci",kind="policy",cause="ring_full_denied"} 1"#,
             r#"stockade_cgroups{scope="ci",kind="policy"} 1"#,
             r#"stockade_processes{scope="ci",kind="policy"} 4"#,
+            "stockade_policies_broken 1",
+            "stockade_policies_unkept 0",
             "stockade_event_readers 0",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line}\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
+        assert!(text.contains("stockade_policies{source=\"last_good\",digest=\"sha256:cdcd"), "{text}");
         for family in ["stockade_decisions", "stockade_map_entries", "stockade_program_run_seconds"] {
             assert_eq!(text.matches(&format!("# TYPE {family} ")).count(), 1, "{family}");
         }

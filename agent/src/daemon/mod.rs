@@ -14,6 +14,7 @@ pub mod command;
 pub mod config;
 pub mod core;
 pub mod hub;
+pub mod last_good;
 pub mod log;
 pub mod metrics;
 pub mod notify;

@@ -12,6 +12,7 @@ use stockade_common::{
 use super::{
     command::ShadowReport,
     hub::{Event, Hub},
+    log::Unwritten,
     shadow::Comparison,
 };
 use crate::{
@@ -74,13 +75,13 @@ pub struct Recorder {
     /// By scope.
     comparisons: HashMap<String, Comparison>,
     undecoded: u64,
-    unwritten: u64,
+    unwritten: Unwritten,
 }
 
 impl Recorder {
-    /// With a log or without. `context` is that of cgroups which no policy has yet.
+    /// With a log or without; `unwritten` is what the log does not have. `context` is that of cgroups which no policy has yet.
     #[must_use]
-    pub fn new(hub: Hub, log: Option<Sink>, context: Context) -> Self {
+    pub fn new(hub: Hub, log: Option<Sink>, unwritten: Unwritten, context: Context) -> Self {
         let scope: Arc<str> = context.scope.clone().unwrap_or_default().into();
         Self {
             hub,
@@ -91,7 +92,7 @@ impl Recorder {
             lost: HashMap::new(),
             comparisons: HashMap::new(),
             undecoded: 0,
-            unwritten: 0,
+            unwritten,
         }
     }
 
@@ -109,7 +110,7 @@ impl Recorder {
     /// Records that could not be read, and events the log did not take.
     #[must_use]
     pub fn missing(&self) -> (u64, u64) {
-        (self.undecoded, self.unwritten)
+        (self.undecoded, self.unwritten.total())
     }
 
     /// Takes records as they come from the ring.
@@ -225,7 +226,7 @@ impl Recorder {
             let mut line = event.line.as_bytes().to_vec();
             line.push(b'\n');
             if !log.offer(line) {
-                self.unwritten += 1;
+                self.unwritten.add(1);
             }
         }
         self.hub.publish(event);
@@ -235,7 +236,7 @@ impl Recorder {
     pub async fn close(&mut self) {
         if let Some(log) = self.log.take() {
             let closed = log.close(Vec::new(), std::time::Duration::from_secs(2)).await;
-            self.unwritten += closed.unwritten;
+            self.unwritten.add(closed.unwritten);
         }
         self.hub.close();
     }

@@ -6,7 +6,10 @@ use aya::maps::{Array, HashMap, PerCpuArray};
 use stockade_common::{
     counter::COUNTERS,
     limits::{MAX_SCOPES, MAX_SLOTS},
-    tag::{LABEL_NAME, Label, Setting, Starter, TAG_AT_ONCE, TAG_BY_HAND, Tag, filter_bucket, label_kind},
+    tag::{
+        FILTER_TAGGED, LABEL_NAME, Label, Setting, Starter, TAG_AT_ONCE, TAG_BY_HAND, Tag, filter_bucket,
+        label_kind,
+    },
 };
 
 use super::{
@@ -170,7 +173,10 @@ impl Enforcer {
     fn put_tag(&mut self, cgroup_id: u64, scope: Scope, flags: u32) -> Result<(), KernelError> {
         // The filter first: a tag the filter doesn't know of would not be found.
         let mut filter: Array<_, u32> = map(&mut self.ebpf, "TAG_FILTER")?;
-        filter.set(filter_bucket(cgroup_id), 1, 0).map_err(failed("TAG_FILTER"))?;
+        let bucket = filter_bucket(cgroup_id);
+        if filter.get(&bucket, 0).map_err(failed("TAG_FILTER"))? == 0 {
+            filter.set(bucket, FILTER_TAGGED, 0).map_err(failed("TAG_FILTER"))?;
+        }
         let mut tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
         tags.insert(cgroup_id, Tag { scope: scope.0, flags }, 0).map_err(failed("TAGS"))
     }
@@ -183,7 +189,7 @@ impl Enforcer {
         let mut tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
         match tags.remove(&cgroup_id) {
             Ok(()) => Ok(true),
-            Err(aya::maps::MapError::KeyNotFound) => Ok(false),
+            Err(error) if is_missing(&error) => Ok(false),
             Err(error) => Err(failed("TAGS")(error)),
         }
     }
@@ -218,24 +224,6 @@ impl Enforcer {
     pub fn set_tag_count(&mut self, tags: u64) -> Result<(), KernelError> {
         let mut count: Array<_, u64> = map(&mut self.ebpf, "TAG_COUNT")?;
         count.set(0, tags, 0).map_err(failed("TAG_COUNT"))
-    }
-
-    /// Whether a tag could not be inherited, so that programs ask ancestors, and nobody starts anything.
-    ///
-    /// # Errors
-    /// If the map cannot be read.
-    pub fn inheritance_lost(&mut self) -> Result<bool, KernelError> {
-        let lost: Array<_, u32> = map(&mut self.ebpf, "INHERIT_LOST")?;
-        Ok(lost.get(&0, 0).map_err(failed("INHERIT_LOST"))? != 0)
-    }
-
-    /// Every cgroup below a tagged one has a tag of its own again.
-    ///
-    /// # Errors
-    /// If the map cannot be changed.
-    pub fn inheritance_mended(&mut self) -> Result<(), KernelError> {
-        let mut lost: Array<_, u32> = map(&mut self.ebpf, "INHERIT_LOST")?;
-        lost.set(0, 0, 0).map_err(failed("INHERIT_LOST"))
     }
 
     /// Processes that are in a tagged cgroup and not policed yet: id, and nanoseconds since boot at which they entered.
@@ -278,7 +266,9 @@ impl Enforcer {
     pub fn release(&mut self, pid: u32) -> Result<(), KernelError> {
         let mut held: HashMap<_, u32, u64> = map(&mut self.ebpf, "HELD")?;
         match held.remove(&pid) {
-            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Ok(()) => Ok(()),
+            // The programs forget who has ended.
+            Err(error) if is_missing(&error) => Ok(()),
             Err(error) => Err(failed("HELD")(error)),
         }
     }
@@ -368,6 +358,15 @@ impl Enforcer {
     }
 }
 
-fn failed(map: &'static str) -> impl FnOnce(aya::maps::MapError) -> KernelError + use<> {
+/// Whether what was to be removed is not there: said by a look-up and by a removal in different ways.
+fn is_missing(error: &aya::maps::MapError) -> bool {
+    match error {
+        aya::maps::MapError::KeyNotFound => true,
+        aya::maps::MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
+        _ => false,
+    }
+}
+
+pub(super) fn failed(map: &'static str) -> impl FnOnce(aya::maps::MapError) -> KernelError + use<> {
     move |source| KernelError::Map { map, source }
 }

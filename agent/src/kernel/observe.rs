@@ -6,8 +6,8 @@ use std::{
 };
 
 use stockade_common::{
-    limits::{MAX_SCOPES, MAX_SLOTS, MAX_STARTERS, MAX_TAGS},
-    tag::Tag,
+    limits::{MAX_SCOPES, MAX_SLOTS, MAX_STARTERS, MAX_TAGS, UNDECIDED_SCOPE},
+    tag::{Tag, filter_bucket, filter_says_lack},
 };
 
 use super::{Enforcer, KernelError, Scope, descriptor, sys};
@@ -17,6 +17,7 @@ use super::{Enforcer, KernelError, Scope, descriptor, sys};
 pub struct TagReader {
     tags: OwnedFd,
     lost: OwnedFd,
+    filter: OwnedFd,
 }
 
 impl TagReader {
@@ -29,7 +30,18 @@ impl TagReader {
         let found = sys::map_lookup(self.tags.as_fd(), &cgroup_id.to_ne_bytes(), &mut value);
         let found = found.map_err(failed("TAGS"))?;
         let [a, b, c, d, ..] = value;
+        if !found && self.lacks(cgroup_id)? {
+            return Ok(Some(Scope(UNDECIDED_SCOPE)));
+        }
         Ok(found.then_some(Scope(u32::from_ne_bytes([a, b, c, d]))))
+    }
+
+    /// Whether a cgroup should be tagged, and could not be noted.
+    fn lacks(&self, cgroup_id: u64) -> Result<bool, KernelError> {
+        let mut value = [0; 4];
+        sys::map_lookup(self.filter.as_fd(), &filter_bucket(cgroup_id).to_ne_bytes(), &mut value)
+            .map_err(failed("TAG_FILTER"))?;
+        Ok(filter_says_lack(u32::from_ne_bytes(value), cgroup_id) && self.lost()?)
     }
 
     /// Whether a tag could not be inherited once, so that a cgroup may be held to what one above it is tagged with.
@@ -54,7 +66,8 @@ impl Enforcer {
     /// # Errors
     /// If the descriptors cannot be copied.
     pub fn tag_reader(&self) -> Result<TagReader, KernelError> {
-        Ok(TagReader { tags: descriptor(&self.ebpf, "TAGS")?, lost: descriptor(&self.ebpf, "INHERIT_LOST")? })
+        let of = |name| descriptor(&self.ebpf, name);
+        Ok(TagReader { tags: of("TAGS")?, lost: of("INHERIT_LOST")?, filter: of("TAG_FILTER")? })
     }
 
     /// Of tables that have a limit: name, entries, most entries.

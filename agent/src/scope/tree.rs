@@ -212,7 +212,7 @@ mod tests {
         let below = own.child("below").unwrap();
         assert!(!tree.is_populated(&path).unwrap());
         below.add(child.id()).unwrap();
-        assert_eq!(tree.all_processes(&path).unwrap().0, BTreeSet::from([child.id()]));
+        assert_eq!(tree.all_processes(&path, None).unwrap().0, BTreeSet::from([child.id()]));
         assert!(tree.processes(&path).unwrap().is_empty() && tree.is_populated(&path).unwrap());
         let nodes = tree.walk(&path).unwrap().nodes;
         assert_eq!(nodes.len(), 2);

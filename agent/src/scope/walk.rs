@@ -224,14 +224,18 @@ impl Tree {
         processes(self.open(path)?.as_fd(), path)
     }
 
-    /// Processes in a cgroup and in all below, and what of it could not be looked at.
+    /// Processes in a cgroup and in all below, and what of it could not be looked at; at `end` there is no time left.
     ///
     /// # Errors
     /// If it is gone.
-    pub fn all_processes(&self, path: &Path) -> Result<(BTreeSet<u32>, Problems), TreeError> {
+    pub fn all_processes(
+        &self,
+        path: &Path,
+        end: Option<Instant>,
+    ) -> Result<(BTreeSet<u32>, Problems), TreeError> {
         let mut all = BTreeSet::new();
         let mut unread: Vec<(PathBuf, TreeError)> = Vec::new();
-        let mut problems = self.visit(path, None, &mut |visit| {
+        let mut problems = self.visit(path, end, &mut |visit| {
             if let Visit::Opened(node, directory) = visit {
                 match processes(directory, &node.path) {
                     Ok(mut processes) => all.append(&mut processes),
@@ -376,6 +380,8 @@ mod tests {
         let walked = tree.walk_until(Path::new("/"), Some(past)).unwrap();
         assert_eq!(paths(&walked), ["/"]);
         assert!(walked.problems.lines().any(|line| line.contains("no time left")));
+        let (_, problems) = tree.all_processes(Path::new("/"), Some(past)).unwrap();
+        assert!(!problems.is_empty(), "nobody takes a part for all");
     }
 
     #[test]
@@ -383,7 +389,7 @@ mod tests {
         let (dir, tree) = fake(&["a", "a/b"]);
         fs::write(dir.path().join("a/cgroup.procs"), "5\n3\n").unwrap();
         fs::write(dir.path().join("a/b/cgroup.procs"), "7\n").unwrap();
-        let all = |path: &str| tree.all_processes(Path::new(path)).unwrap();
+        let all = |path: &str| tree.all_processes(Path::new(path), None).unwrap();
         assert_eq!(tree.processes(Path::new("/a")).unwrap(), BTreeSet::from([3, 5]));
         assert_eq!(all("/a"), (BTreeSet::from([3, 5, 7]), Problems::default()));
         assert_eq!(tree.processes(Path::new("/")).unwrap(), BTreeSet::from([1]), "not what we cannot name");

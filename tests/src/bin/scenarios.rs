@@ -14,6 +14,11 @@ fn main() -> ExitCode {
         let probed = scenario::daemon::probe(&words.next().unwrap_or_default());
         return if probed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
+    if filter == scenario::stall::STALLER {
+        let why = scenario::stall::stall(words);
+        eprintln!("scenarios: {why}");
+        return ExitCode::FAILURE;
+    }
     match scenario::main(&filter) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

@@ -69,6 +69,13 @@ const CHECKS: &[(&str, Check)] = &[
     ("daemon_bad_input_leaves_all_held", super::daemon::bad_input),
     ("daemon_comparison_tells_where_policies_differ", super::daemon::shadow),
     ("daemon_mode_by_hand_ends_with_a_reload", super::daemon::mode),
+    ("daemon_last_good_policies_hold_when_files_are_broken", super::broken::last_good),
+    ("daemon_broken_policy_that_says_for_whom_allows_nothing", super::broken::readable),
+    ("daemon_refuses_a_damaged_last_good", super::broken::damaged),
+    ("daemon_with_state_that_cannot_be_written_says_so", super::broken::read_only),
+    ("daemon_log_goes_on_after_a_full_disk", super::full::disk),
+    ("daemon_full_table_of_tags_allows_nothing", super::full::tags),
+    ("daemon_hanging_files_of_a_workload_hold_nobody_up", super::stall::hanging),
 ];
 
 /// Runs every matching check.

@@ -1,9 +1,11 @@
 //! Each operation denied under a policy, allowed by its twin, and allowed outside; and `run` itself.
 
 mod batch;
+mod broken;
 pub mod daemon;
 mod events;
 mod flags;
+mod full;
 mod lifecycle;
 mod links;
 mod listeners;
@@ -13,6 +15,7 @@ mod net_listen;
 mod net_unix;
 mod remember;
 mod renames;
+pub mod stall;
 mod survival;
 mod table;
 mod terminal;

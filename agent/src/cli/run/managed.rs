@@ -3,17 +3,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    os::fd::AsFd as _,
     process::ExitStatus,
     time::{Duration, Instant},
 };
 
 use nix::{sys::signalfd::SignalFd, unistd::Pid};
 use serde_json::Value;
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 use super::{Refused, args::Args, command, config::Config, supervise::Command, unstarted};
 use crate::{
@@ -129,31 +125,23 @@ impl Managed {
 
 async fn follow(run: &mut Run, tale: &mut Tale, signals: &SignalFd) -> io::Result<ExitStatus> {
     let command = Command(Pid::from_raw(run.child().id() as i32));
-    if let Some(status) = command.signals(signals, true)? {
-        return Ok(status);
-    }
-    // SAFETY: the descriptor is borrowed for longer than this lives, and stays the same.
-    let arrival = unsafe { AsyncFd::register_with_interest(signals.as_fd(), Interest::READABLE) }?;
     let mut told = true;
-    loop {
-        tokio::select! {
-            biased;
-            ready = arrival.readable() => {
-                let mut ready = ready?;
-                if let Some(status) = command.signals(signals, false)? {
-                    return Ok(status);
-                }
-                ready.clear_ready();
-            }
-            line = run.next(), if told => match line {
+    command
+        .follow(signals, async || {
+            match run.next().await {
                 Some(line) => tale.take(&line),
-                None => {
+                None if told => {
                     told = false;
-                    eprintln!("stockade: the daemon tells no more: the command stays held to its policy, events are missing from here");
+                    eprintln!(
+                        "stockade: the daemon tells no more: the command stays held to its policy, events are missing from here"
+                    );
                 }
-            },
-        }
-    }
+                // There is nothing to wait for any more but the command's end.
+                None => std::future::pending().await,
+            }
+            Ok(())
+        })
+        .await
 }
 
 /// A daemon that is being replaced comes back.

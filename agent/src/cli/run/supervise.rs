@@ -68,33 +68,24 @@ impl Supervisor<'_> {
     /// # Errors
     /// If the ring, the signals or the command cannot be watched.
     pub async fn follow(&mut self, signals: &SignalFd) -> io::Result<ExitStatus> {
-        // Came while there was no command yet that the terminal could have sent them to.
         let command = Command(self.pid);
-        if let Some(status) = command.signals(signals, true)? {
-            return Ok(status);
-        }
-        // SAFETY: the descriptor is borrowed for longer than this lives, and stays the same.
-        let arrival = unsafe { AsyncFd::register_with_interest(signals.as_fd(), Interest::READABLE) }?;
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                ready = arrival.readable() => {
-                    let mut ready = ready?;
-                    if let Some(status) = command.signals(signals, false)? {
-                        return Ok(status);
+        command
+            .follow(signals, async || {
+                tokio::select! {
+                    batch = self.ring.batch() => {
+                        let batch = batch?;
+                        self.take(batch).map_err(io::Error::other)
                     }
-                    ready.clear_ready();
+                    Some(event) = self.asked.recv() => {
+                        self.trail.asked(&event, boot_ns());
+                        Ok(())
+                    }
+                    _ = tick.tick(), if self.egress.is_some() => self.follow_interface().map_err(io::Error::other),
                 }
-                batch = self.ring.batch() => {
-                    let batch = batch?;
-                    self.take(batch).map_err(io::Error::other)?;
-                }
-                Some(event) = self.asked.recv() => self.trail.asked(&event, boot_ns()),
-                _ = tick.tick(), if self.egress.is_some() => self.follow_interface().map_err(io::Error::other)?,
-            }
-        }
+            })
+            .await
     }
 
     /// An interface has another number when it comes again.
@@ -145,12 +136,42 @@ impl Supervisor<'_> {
 }
 
 impl Command {
+    /// Until it has ended; `meanwhile` is done over and over, and given up wherever it waits when a signal comes.
+    ///
+    /// # Errors
+    /// If the signals or the command cannot be watched, or what is done meanwhile fails.
+    pub async fn follow(
+        self,
+        signals: &SignalFd,
+        mut meanwhile: impl AsyncFnMut() -> io::Result<()>,
+    ) -> io::Result<ExitStatus> {
+        // Came while there was no command yet that the terminal could have sent them to.
+        if let Some(status) = self.signals(signals, true)? {
+            return Ok(status);
+        }
+        // SAFETY: the descriptor is borrowed for longer than this lives, and stays the same.
+        let arrival = unsafe { AsyncFd::register_with_interest(signals.as_fd(), Interest::READABLE) }?;
+        loop {
+            tokio::select! {
+                biased;
+                ready = arrival.readable() => {
+                    let mut ready = ready?;
+                    if let Some(status) = self.signals(signals, false)? {
+                        return Ok(status);
+                    }
+                    ready.clear_ready();
+                }
+                done = meanwhile() => done?,
+            }
+        }
+    }
+
     /// Passes on what came; the command's status, if it has ended. `early`: nobody has passed on anything yet, not even the
     /// terminal.
     ///
     /// # Errors
     /// If the signals or the command cannot be looked at.
-    pub fn signals(self, signals: &SignalFd, early: bool) -> io::Result<Option<ExitStatus>> {
+    fn signals(self, signals: &SignalFd, early: bool) -> io::Result<Option<ExitStatus>> {
         let mut look = early;
         while let Some(info) = signals.read_signal()? {
             match signals::action(&info) {

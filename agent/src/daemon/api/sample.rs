@@ -2,8 +2,8 @@
 
 use crate::{
     daemon::command::{
-        CgroupStatus, Decisions, Difference, Lost, MapFill, ProgramStatus, Reloads, ScopeKind, ScopeStatus,
-        ShadowReport, Status, Verdicts,
+        BrokenPolicies, CgroupStatus, Decisions, Difference, Lost, MapFill, PolicySet, PolicySource,
+        ProgramStatus, Reloads, ScopeKind, ScopeStatus, ShadowReport, Status, Verdicts,
     },
     policy::checked::Mode,
 };
@@ -19,6 +19,16 @@ pub fn status() -> Status {
         degraded: false,
         adopted: Some(1),
         reloads: Reloads { applied: 3, refused: 1 },
+        policies: PolicySet {
+            source: PolicySource::LastGood,
+            digest: Some(format!("sha256:{}", "cd".repeat(32))),
+            broken: Some(BrokenPolicies {
+                since: "2026-01-02T03:04:05Z".into(),
+                error: "ci.toml:3: unknown field\n  help: write `read`".into(),
+                nothing_allowed: Vec::new(),
+            }),
+            unkept: None,
+        },
         maps: vec![MapFill { name: "TAGS".into(), used: 2, limit: 4096 }],
         programs: vec![ProgramStatus { name: "file_open".into(), runs: 10, run_ns: 2_500_000_000 }],
         scopes: vec![scope("ci", None), scope("run-1000", Some(1000)), scope("run-1001", Some(1001))],
@@ -46,6 +56,7 @@ fn scope(name: &str, uid: Option<u32>) -> ScopeStatus {
             path: "/ci.slice/runner.service".into(),
             id: 42,
             processes: 4,
+            stale: false,
             since: "2026-01-02T03:04:06Z".into(),
             how: "running".into(),
             window: vec!["2 sockets were connected before".into()],

@@ -1,6 +1,12 @@
 //! Which cgroup belongs to which scope: as cgroups are made, by looking, and by hand.
 
-use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _, path::PathBuf, time::SystemTime};
+use std::{
+    collections::HashSet,
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
+    path::PathBuf,
+    time::{Duration, Instant, SystemTime},
+};
 
 use stockade_common::limits::UNDECIDED_SCOPE;
 
@@ -28,6 +34,11 @@ use crate::{
 
 /// What the scope of what nobody has yet is called in events.
 pub(super) const UNDECIDED: &str = "undecided";
+/// Times that what is below a cgroup is gone through, as long as anything is found that is to be tagged.
+const ROUNDS: usize = 4;
+/// What counting processes for an answer may take, while the core has other things to do.
+pub(super) const COUNTING: Duration = Duration::from_secs(1);
+
 pub(super) fn in_tree(error: &TreeError) -> Refusal {
     refusal(RefusalKind::Failed, error)
 }
@@ -61,7 +72,7 @@ impl Core {
             self.note(&node, UNDECIDED, How::AtCreation, Vec::new());
             return Ok(());
         }
-        let belongs = self.inspector.belongs(&self.matcher, &node.path);
+        let belongs = self.belongs(&node.path);
         match belongs
             .to
             .and_then(|found| self.policies.policies.get(found.policy))
@@ -97,7 +108,8 @@ impl Core {
 
     pub(super) fn remember(&mut self, node: &Node, how: How, window: Vec<String>) {
         let since = self.registry.cgroups.get(&node.id).map_or_else(SystemTime::now, |known| known.since);
-        let cgroup = TaggedCgroup { path: node.path.clone(), since, how, window };
+        let processes = self.registry.cgroups.get(&node.id).map_or(0, |known| known.processes);
+        let cgroup = TaggedCgroup { path: node.path.clone(), since, how, window, processes };
         self.registry.cgroups.insert(node.id, cgroup);
     }
 
@@ -119,26 +131,46 @@ impl Core {
         let by_hand = *how == How::ByHand || self.is_by_hand(node.id)?;
         let owned = owner(&owners, before);
         let is_same_owner = owned == owner(&owners, Some(*scope));
-        self.put(node.id, *scope, *entry, by_hand)?;
-        let mut problem = None;
-        let visited = self.visit_below(node, &mut |core, below| {
-            let theirs = core.scope_of(below.id)?;
-            let owned_below = owner(&owners, theirs);
-            let taken = match how {
-                How::ByHand => !matches!(owned_below, Owner::Run(_)),
-                _ if theirs.is_none() || core.is_by_hand(below.id)? != by_hand => false,
-                // From one instance to another.
-                _ if is_same_owner => theirs == before,
-                _ => owned_below == owned,
-            };
-            if taken {
-                match core.put(below.id, *scope, *entry, by_hand) {
-                    Ok(()) => drop(core.registry.cgroups.remove(&below.id)),
-                    Err(refusal) => drop(problem.get_or_insert(refusal)),
-                }
+        if let Err(refusal) = self.put(node.id, *scope, *entry, by_hand) {
+            // Who asks by hand is told. A rule holds although there is no room to say for whom.
+            if before.is_none() && !matches!(how, How::ByHand | How::Run) {
+                self.enforcer.hold_untagged(node.id).map_err(|error| refused_by_kernel(&error))?;
+                let message = format!("{refusal}: nothing is allowed in it until there is room for its tag");
+                return Err(Refusal { message, ..refusal });
             }
-            Ok(taken)
-        });
+            return Err(refusal);
+        }
+        let mut problem = None;
+        let mut visited = Ok(Problems::default());
+        // What was being made when its parent was put there has its parent's former tag, and can be seen only now.
+        let mut done = HashSet::new();
+        for _ in 0..ROUNDS {
+            let mut is_changed = false;
+            visited = self.visit_below(node, &mut |core, below| {
+                let theirs = core.scope_of(below.id)?;
+                let owned_below = owner(&owners, theirs);
+                let is_done = done.contains(&below.id);
+                let taken = match how {
+                    _ if is_done => true,
+                    How::ByHand => !matches!(owned_below, Owner::Run(_)),
+                    _ if theirs.is_none() || core.is_by_hand(below.id)? != by_hand => false,
+                    // From one instance to another.
+                    _ if is_same_owner => theirs == before,
+                    _ => owned_below == owned,
+                };
+                if taken && done.insert(below.id) {
+                    is_changed = true;
+                    match core.put(below.id, *scope, *entry, by_hand) {
+                        Ok(()) => drop(core.registry.cgroups.remove(&below.id)),
+                        Err(refusal) => drop(problem.get_or_insert(refusal)),
+                    }
+                }
+                Ok(taken)
+            });
+            if !is_changed {
+                break;
+            }
+        }
         let mut problems: Vec<String> = match visited {
             Ok(problems) => problems.lines().collect(),
             Err(refusal) => vec![refusal.message],
@@ -246,6 +278,7 @@ impl Core {
             since: SystemTime::now(),
             how,
             window: Vec::new(),
+            processes: 0,
         }))
     }
 
@@ -266,7 +299,7 @@ impl Core {
         }
         self.tag_below(&node, name, How::ByHand, Vec::new())?;
         self.wait_for_look(node.id);
-        let cgroup = self.cgroup_status(node.id)?;
+        let cgroup = self.cgroup_status(node.id, Instant::now() + COUNTING)?;
         Ok(Tagged { held: cgroup.window.clone(), cgroup, scope: name.to_owned() })
     }
 
@@ -286,7 +319,7 @@ impl Core {
             );
             return Err(refusal(RefusalKind::Conflict, message));
         }
-        let cgroup = self.cgroup_status(node.id)?;
+        let cgroup = self.cgroup_status(node.id, Instant::now() + COUNTING)?;
         self.untag_below(&node, &name)?;
         // A rule may hold for it.
         if let Err(refusal) = self.walk() {
@@ -311,15 +344,25 @@ impl Core {
         Ok(node)
     }
 
-    pub(super) fn cgroup_status(&mut self, id: u64) -> Result<CgroupStatus, Refusal> {
-        let Some(known) = self.registry.cgroups.get(&id) else {
+    /// What is known of a cgroup. Processes are counted until `end`, and from then on are as many as were counted last.
+    pub(super) fn cgroup_status(&mut self, id: u64, end: Instant) -> Result<CgroupStatus, Refusal> {
+        let Some(known) = self.registry.cgroups.get_mut(&id) else {
             return Err(refusal(RefusalKind::NotFound, format!("cgroup {id} is gone")));
         };
-        let processes = self.tree.all_processes(&known.path).map_or(0, |(pids, _)| pids.len() as u32);
+        let is_late = || Instant::now() >= end;
+        let mut stale = is_late();
+        if !stale {
+            let counted = self.tree.all_processes(&known.path, Some(end));
+            stale = is_late();
+            if !stale {
+                known.processes = counted.map_or(0, |(pids, _)| pids.len() as u32);
+            }
+        }
         Ok(CgroupStatus {
             path: known.path.clone(),
             id,
-            processes,
+            processes: known.processes,
+            stale,
             since: humantime::format_rfc3339_seconds(known.since).to_string(),
             how: known.how.name().to_owned(),
             window: known.window.clone(),

@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc,
-        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+        mpsc::{self, Receiver, Sender},
     },
     thread,
     time::{Duration, Instant},
@@ -15,7 +15,10 @@ use std::{
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::registry::How;
+use super::{
+    apart::{spawn, wait},
+    registry::How,
+};
 use crate::{
     audit::json::Context,
     daemon::policies::{Boot, Compiled, View},
@@ -212,30 +215,6 @@ impl Tell {
     }
 }
 
-/// Has something done by a thread that may get stuck. What it says comes through the channel.
-fn apart<T: Send + 'static>(
-    alive: &Arc<()>,
-    work: impl FnOnce(&Sender<T>) + Send + 'static,
-) -> Result<Receiver<T>, String> {
-    let (tell, said) = mpsc::channel();
-    let alive = alive.clone();
-    thread::Builder::new()
-        .name("look apart".into())
-        .spawn(move || {
-            work(&tell);
-            drop(alive);
-        })
-        .map(|_| said)
-        .map_err(|error| format!("starting a thread: {error}"))
-}
-
-fn wait<T>(said: &Receiver<T>, end: Instant) -> Result<T, String> {
-    said.recv_timeout(end.saturating_duration_since(Instant::now())).map_err(|error| match error {
-        RecvTimeoutError::Timeout => "no answer in time: a filesystem may hang".to_owned(),
-        RecvTimeoutError::Disconnected => "the thread that looked has failed".to_owned(),
-    })
-}
-
 fn look(tree: &Tree, job: &Job, tell: &Tell, alive: &Arc<()>) {
     let end = Instant::now() + LIMIT;
     let mut lines = Vec::new();
@@ -255,9 +234,11 @@ fn look(tree: &Tree, job: &Job, tell: &Tell, alive: &Arc<()>) {
 /// What the processes see, compiled. `None`: nobody is there any more, or the policy is gone.
 fn see(tree: &Tree, job: &Job, alive: &Arc<()>) -> Result<Option<NewlySeen>, String> {
     let Some(policy) = job.policy.clone() else { return Ok(None) };
-    let (pids, _) = tree.all_processes(&job.node.path).map_err(|error| error.to_string())?;
+    let (pids, _) = tree
+        .all_processes(&job.node.path, Some(Instant::now() + SEEING))
+        .map_err(|error| error.to_string())?;
     let (known, boot, name) = (job.known.clone(), job.boot.clone(), job.name.clone());
-    let said = apart(alive, move |tell| {
+    let said = spawn(alive, move |tell| {
         let Some(view) = pids.into_iter().find_map(|pid| View::of(pid).ok()) else {
             let _ = tell.send(Ok(None));
             return;
@@ -283,13 +264,13 @@ fn see(tree: &Tree, job: &Job, alive: &Arc<()>) -> Result<Option<NewlySeen>, Str
 fn look_at_held(tree: &Tree, job: &Job, base: Option<Seen>, end: Instant, alive: &Arc<()>) -> Vec<String> {
     let mut lines = Vec::new();
     let frozen = freeze(tree, &job.node.path, FREEZING);
-    let (pids, problems) = match tree.all_processes(&job.node.path) {
+    let (pids, problems) = match tree.all_processes(&job.node.path, Some(end)) {
         Ok(all) => all,
         Err(error) => return vec![not_looked(error)],
     };
     lines.extend(problems.lines().map(not_looked));
     let (go, thawed) = mpsc::channel::<()>();
-    let said = apart(alive, move |tell: &Sender<Report>| {
+    let said = spawn(alive, move |tell: &Sender<Report>| {
         let allowed = |path: &std::path::Path, access: u32| {
             base.as_ref().is_some_and(|(view, image)| held::by_policy(image, &view.mounts)(path, access))
         };

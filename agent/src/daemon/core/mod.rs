@@ -1,8 +1,12 @@
 //! The core: the one thread that owns the programs and decides what is held to what.
 
+mod apart;
+mod ask;
 mod cgroups;
 mod collect;
+mod fallback;
 mod flows;
+mod instances;
 mod look;
 mod names;
 mod place;
@@ -16,8 +20,9 @@ mod sort;
 mod start;
 mod started;
 mod status;
+mod stopped;
 
-use std::{collections::BTreeMap, path::PathBuf, time::SystemTime};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::SystemTime};
 
 use nix::sys::signal::Signal;
 use stockade_common::{counter::COUNTERS, limits::UNDECIDED_SCOPE};
@@ -30,15 +35,19 @@ use tokio::{
 pub(super) use self::registry::how_names;
 pub use self::start::{StartError, Started, start};
 use self::{
+    apart::Apart,
     look::Looks,
     registry::{Registry, ScopeState},
     reload::Applied,
+    run::RunStarts,
     sort::Sorting,
+    started::Starts,
 };
 use super::{
     announce,
     api::RefusedPeer,
-    command::{Command, Refusal, RefusalKind, Reloads},
+    command::{Command, PolicySet, Refusal, RefusalKind, Reloads},
+    last_good::Store,
     notify,
     policies::{Boot, View},
     recorder::{Notice, Recorder},
@@ -71,15 +80,19 @@ pub struct Core {
     enforcer: Enforcer,
     pins: Pins,
     tree: Tree,
-    inspector: Inspector,
+    inspector: Arc<Inspector>,
     /// The cgroup of this process, which is never tagged.
     own: PathBuf,
     boot: Boot,
     directory: PathBuf,
     policies: HostPolicies,
+    /// Where they are kept.
+    store: Store,
+    /// Which of them are in force.
+    set: PolicySet,
     /// They have been read: until then it is not known whose anything is.
     policies_known: bool,
-    matcher: Matcher,
+    matcher: Arc<Matcher>,
     /// The host's own view of the mounts.
     host: View,
     registry: Registry,
@@ -100,6 +113,10 @@ pub struct Core {
     /// Runs since the start.
     runs: u64,
     looks: Looks,
+    starts: Starts,
+    run_starts: RunStarts,
+    /// What the core itself waits for, though not long.
+    asking: Apart,
     sorting: Sorting,
 }
 
@@ -155,6 +172,8 @@ impl Core {
                     }
                 }
                 () = self.looks.woken() => self.finish_looks(),
+                () = self.starts.woken() => self.finish_starts(),
+                () = self.run_starts.woken() => self.finish_runs(),
                 Some(peer) = inputs.refused.recv() => self.peer_refused(&peer),
                 Some(event) = inputs.asked.recv() => self.asked(&event),
                 _ = tick.tick() => {
@@ -205,7 +224,7 @@ impl Core {
             Command::SetMode { scope, mode, reply } => drop(reply.send(self.set_mode(&scope, mode))),
             Command::Tag { target, scope, reply } => drop(reply.send(self.tag_by_hand(&target, &scope))),
             Command::Untag { target, reply } => drop(reply.send(self.untag_by_hand(&target))),
-            Command::Run { request, reply } => drop(reply.send(self.run(&request))),
+            Command::Run { request, reply } => self.begin_run(request, reply),
             Command::RunEnded { scope, reply } => drop(reply.send(self.run_ended(&scope))),
             Command::Detach { reply } => {
                 let result = self.detach();
@@ -232,12 +251,16 @@ impl Core {
     /// One line of what is enforced.
     #[must_use]
     pub fn summary(&self) -> String {
-        format!("{} scopes, {} cgroups", self.registry.scopes.len(), self.registry.cgroups.len())
+        let broken =
+            if self.set.broken.is_some() { "; POLICIES ARE BROKEN, see `stockade status`" } else { "" };
+        format!("{} scopes, {} cgroups{broken}", self.registry.scopes.len(), self.registry.cgroups.len())
     }
 
     /// Looks at what events may have missed: they can be lost, the rest cannot.
     fn look(&mut self, whole: bool) {
         self.finish_looks();
+        self.finish_starts();
+        self.finish_runs();
         // None of them keeps the others from being done.
         let walked = if whole { self.walk() } else { Ok(()) };
         let idle = if whole { self.close_idle_gates() } else { Ok(()) };

@@ -90,7 +90,10 @@ mod tests {
             file: "x".into(),
             policy: CheckedPolicy { mode: Mode::Enforce, ..CheckedPolicy::default() },
         };
-        let policies = HostPolicies { policies: ["kept", "new", "nothing"].map(named).into() };
+        let policies = HostPolicies {
+            policies: ["kept", "new", "nothing"].map(named).into(),
+            ..HostPolicies::default()
+        };
         let state = ScopeState {
             instances: vec![instance(7, 1), instance(8, 2)],
             ..ScopeState::new(ScopeKind::Policy, Entry::Starting)

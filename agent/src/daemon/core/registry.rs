@@ -132,6 +132,8 @@ pub struct TaggedCgroup {
     pub how: How,
     /// What may have happened before, or is untouched.
     pub window: Vec<String>,
+    /// Processes in it, and below, when they were counted last.
+    pub processes: u32,
 }
 
 /// How a cgroup came to be tagged.
@@ -256,6 +258,7 @@ pub(super) mod tests {
             since: SystemTime::UNIX_EPOCH,
             how: How::Running,
             window: Vec::new(),
+            processes: 0,
         }
     }
 

@@ -3,12 +3,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use stockade_common::{limits::UNDECIDED_SCOPE, tag::label_kind};
 
 use super::{
     Core,
+    apart::Budget,
+    ask::NotCompiled,
+    cgroups::COUNTING,
     collect::free,
     names::Switched,
     plan::{numbers, same_rules},
@@ -32,6 +36,9 @@ use crate::{
         matcher::Matcher,
     },
 };
+
+/// What a reload waits for filesystems that do not answer, in all.
+const WAITING: Duration = Duration::from_secs(8);
 
 /// What a reload came to.
 #[derive(Debug)]
@@ -60,10 +67,13 @@ struct Replacement {
 impl Core {
     /// Reads the policies again, and puts them in place if all of them are right.
     pub(super) fn reload(&mut self) -> Result<Applied, Refusal> {
-        let applied = self.try_reload();
+        let invalid = |error: &dyn std::fmt::Display| refusal(RefusalKind::Invalid, error);
+        let loaded = load(&self.directory).map_err(|error| invalid(&error));
+        let applied = loaded.and_then(|policies| self.put_in_force(policies));
         match &applied {
             Ok(Applied(reloaded)) => {
                 self.reloads.applied += 1;
+                self.keep_in_force();
                 let message = format!(
                     "changed {:?}, added {:?}, removed {:?}",
                     reloaded.changed, reloaded.added, reloaded.removed
@@ -72,6 +82,7 @@ impl Core {
             }
             Err(refusal) => {
                 self.reloads.refused += 1;
+                self.are_broken(refusal);
                 let message = refusal.message.clone();
                 self.tell_of_itself("reload_refused", &message);
             }
@@ -79,9 +90,9 @@ impl Core {
         applied
     }
 
-    fn try_reload(&mut self) -> Result<Applied, Refusal> {
+    /// Puts policies in place of what is active, all of them or none.
+    pub(super) fn put_in_force(&mut self, policies: HostPolicies) -> Result<Applied, Refusal> {
         let invalid = |error: &dyn std::fmt::Display| refusal(RefusalKind::Invalid, error);
-        let policies = load(&self.directory).map_err(|error| invalid(&error))?;
         spare(&policies, &self.own).map_err(|error| invalid(&error))?;
         let host = View::of(1).map_err(|error| {
             refusal(RefusalKind::Failed, format!("reading the mounts of process 1: {error}"))
@@ -89,7 +100,7 @@ impl Core {
         let mut reloaded = Reloaded { changed: vec![], added: vec![], removed: vec![], unchanged: vec![] };
         let mut replacements = Vec::new();
         let prepared = self.prepare(&policies, &host, &mut reloaded, &mut replacements);
-        let matcher = Matcher::new(&policies);
+        let matcher = Arc::new(Matcher::new(&policies));
         let prepared = prepared.and_then(|()| {
             let new = replacements.iter().map(|new| (new.name.as_str(), new.scope));
             let numbers = numbers(&policies, &self.registry.scopes, new);
@@ -107,6 +118,10 @@ impl Core {
                 return Err(refusal);
             }
         };
+        // Until all is switched nobody must take what is kept for what the kernel is held to.
+        if let Err(error) = self.store.set_in_force(None) {
+            eprintln!("stockade: {error}");
+        }
         self.switch(policies, matcher, host, replacements, &table, &mut reloaded)?;
         Ok(Applied(reloaded))
     }
@@ -121,6 +136,7 @@ impl Core {
     ) -> Result<(), Refusal> {
         let mut taken = self.taken()?;
         let tags = self.enforcer.tags().map_err(|error| refused_by_kernel(&error))?;
+        let mut budget = Budget::new(WAITING);
         for HostPolicy { name, policy, .. } in &policies.policies {
             let known = self.registry.scopes.get(name).filter(|state| state.kind == ScopeKind::Policy);
             if known.is_none() && self.registry.scopes.contains_key(name) {
@@ -164,9 +180,23 @@ impl Core {
             // A mode that was set by hand ends with a reload.
             let flags = ScopeState::of_policy(policy).flags(self.degraded);
             for (before, view) in views {
-                let Compiled { image, context, warnings } = view
-                    .compile(name, policy, &self.boot)
-                    .map_err(|error| refusal(RefusalKind::Invalid, error))?;
+                let Compiled { image, context, warnings } = match self.compile(
+                    name,
+                    policy,
+                    &view,
+                    &mut budget,
+                ) {
+                    Ok(compiled) => compiled,
+                    Err(NotCompiled::Refused(refusal)) => return Err(refusal),
+                    // It is the workload's own doing, or its server's, and must not keep others from a new policy.
+                    Err(NotCompiled::NoAnswer(why)) if view.namespace != host.namespace => {
+                        eprintln!(
+                            "stockade: a container in the scope of {name:?} stays held to the policy as it was: {why}"
+                        );
+                        continue;
+                    }
+                    Err(NotCompiled::NoAnswer(why)) => return Err(refusal(RefusalKind::Failed, why)),
+                };
                 for warning in warnings {
                     eprintln!("stockade: warning: {warning}");
                 }
@@ -238,7 +268,7 @@ impl Core {
     fn switch(
         &mut self,
         policies: HostPolicies,
-        matcher: Matcher,
+        matcher: Arc<Matcher>,
         host: View,
         replacements: Vec<Replacement>,
         table: &MapImage,
@@ -377,6 +407,6 @@ impl Core {
         }
         self.hold_again(name)?;
         self.tell_of_itself("mode", &format!("{name}: {}", mode_name(mode)));
-        self.scope_status(name)
+        self.scope_status(name, Instant::now() + COUNTING)
     }
 }

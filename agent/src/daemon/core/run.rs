@@ -1,11 +1,15 @@
 //! `stockade run` through the daemon: a cgroup with a policy of its own, for as long as the client says.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use stockade_common::tag::label_kind;
 
 use super::{
     Core,
+    apart::{Apart, Pending},
     cgroups::Wanted,
     names::refused_by_gate,
     refusal, refused_by_kernel,
@@ -14,7 +18,7 @@ use super::{
 use crate::{
     audit::name::escape,
     daemon::{
-        command::{Refusal, RefusalKind, RunEnded, RunRequest, RunStarted, ScopeKind},
+        command::{Refusal, RefusalKind, Reply, RunEnded, RunRequest, RunStarted, ScopeKind},
         policies::{Compiled, View},
     },
     kernel::{Entry, ScopeLabel},
@@ -27,27 +31,123 @@ use crate::{
     scope::{cgroup::OwnCgroup, tree::Node},
 };
 
+/// What finding out what a run sees may take.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Threads that do it at one time.
+const THREADS: usize = 16;
+
+/// What a run sees, and its policy for that.
+type Looked = Result<Box<(View, Compiled)>, Refusal>;
+
+/// Runs that are about to start.
+#[derive(Debug)]
+pub(super) struct RunStarts {
+    apart: Apart,
+    under_way: Vec<RunStart>,
+}
+
+#[derive(Debug)]
+struct RunStart {
+    request: RunRequest,
+    reply: Reply<RunStarted>,
+    name: String,
+    policy: CheckedPolicy,
+    looking: Pending<Looked>,
+}
+
+impl Default for RunStarts {
+    fn default() -> Self {
+        Self { apart: Apart::new(THREADS), under_way: Vec::new() }
+    }
+}
+
+impl RunStarts {
+    /// Returns when something was found.
+    pub(super) async fn woken(&mut self) {
+        self.apart.woken().await;
+    }
+}
+
 impl Core {
-    pub(super) fn run(&mut self, request: &RunRequest) -> Result<RunStarted, Refusal> {
-        let RunRequest { policy, pid, uid, client: _, audit_all, sources } = request;
+    /// Begins a run: what it sees is found out by a thread that can be given up.
+    pub(super) fn begin_run(&mut self, request: RunRequest, reply: Reply<RunStarted>) {
+        match self.look_at_run(&request) {
+            Ok((name, policy, looking)) => {
+                self.run_starts.under_way.push(RunStart { request, reply, name, policy, looking });
+            }
+            Err(refusal) => drop(reply.send(Err(refusal))),
+        }
+    }
+
+    fn look_at_run(
+        &mut self,
+        request: &RunRequest,
+    ) -> Result<(String, CheckedPolicy, Pending<Looked>), Refusal> {
         let invalid = |error: &dyn std::fmt::Display| refusal(RefusalKind::Invalid, error);
-        let failed = |error: &dyn std::fmt::Display| refusal(RefusalKind::Failed, error);
-        let kernel = |error| refused_by_kernel(&error);
-        let document = Document::new(Source { name: "policy of the run".into(), text: policy.clone() })
-            .map_err(|error| invalid(&error))?;
+        let source = Source { name: "policy of the run".into(), text: request.policy.clone() };
+        let document = Document::new(source).map_err(|error| invalid(&error))?;
         let mut checked = check::check(&[document], &Overlay::default()).map_err(|error| invalid(&error))?;
         // As the client says, which has written the rules as well.
         for rule in &mut checked.rules {
-            if let Some(source) = sources.get(&rule.text).filter(|source| source.starts_with(from::PREFIX)) {
+            let source = request.sources.get(&rule.text).filter(|source| source.starts_with(from::PREFIX));
+            if let Some(source) = source {
                 rule.source = escape(source.as_bytes());
             }
         }
-        let view = View::of(*pid)
-            .map_err(|error| failed(&format!("reading the mounts of process {pid}: {error}")))?;
         self.runs += 1;
+        let pid = request.pid;
         let name = format!("run-{}-{pid}", self.runs);
-        let Compiled { image, context, .. } =
-            view.compile(&name, &checked, &self.boot).map_err(|error| invalid(&error))?;
+        let (named, policy, boot) = (name.clone(), checked.clone(), self.boot.clone());
+        let looking = self.run_starts.apart.begin(Instant::now() + LIMIT, move || {
+            let view = View::of(pid).map_err(|error| {
+                refusal(RefusalKind::Failed, format!("reading the mounts of process {pid}: {error}"))
+            })?;
+            let compiled = view.compile(&named, &policy, &boot);
+            let compiled = compiled.map_err(|error| refusal(RefusalKind::Invalid, error))?;
+            Ok(Box::new((view, compiled)))
+        });
+        let looking = looking.map_err(|why| refusal(RefusalKind::Failed, why))?;
+        Ok((name, checked, looking))
+    }
+
+    /// Starts the runs of which it is known what they see.
+    pub(super) fn finish_runs(&mut self) {
+        for start in std::mem::take(&mut self.run_starts.under_way) {
+            let Some(looked) = start.looking.poll() else {
+                self.run_starts.under_way.push(start);
+                continue;
+            };
+            let RunStart { request, reply, name, policy, .. } = start;
+            let looked = looked.unwrap_or_else(|why| {
+                let message = format!("the mounts of process {}: {why}", request.pid);
+                Err(refusal(RefusalKind::Failed, message))
+            });
+            // Who asked may be gone: then there is nobody to end it.
+            if reply.is_closed() {
+                continue;
+            }
+            let started = looked.and_then(|looked| self.run(&request, name.clone(), policy, *looked));
+            let is_started = started.is_ok();
+            if reply.send(started).is_err()
+                && is_started
+                && let Err(refusal) = self.run_ended(&name)
+            {
+                eprintln!("stockade: {name}: {refusal}");
+            }
+        }
+    }
+
+    fn run(
+        &mut self,
+        request: &RunRequest,
+        name: String,
+        checked: CheckedPolicy,
+        (view, compiled): (View, Compiled),
+    ) -> Result<RunStarted, Refusal> {
+        let RunRequest { policy: _, pid, uid, client: _, audit_all, sources: _ } = request;
+        let failed = |error: &dyn std::fmt::Display| refusal(RefusalKind::Failed, error);
+        let kernel = |error| refused_by_kernel(&error);
+        let Compiled { image, context, .. } = compiled;
         let scope = self.free_scope()?;
         let cgroup = OwnCgroup::create(&format!("stockade-{name}")).map_err(|error| failed(&error))?;
         let slot = self.enforcer.install(&image).map_err(kernel)?;

@@ -25,6 +25,8 @@ use crate::{
 
 /// What somebody waits for what is held in a cgroup that was tagged by hand.
 const WAIT: Duration = Duration::from_secs(6);
+/// What listing the processes of a cgroup may take, while the core has other things to do.
+const LISTING: Duration = Duration::from_millis(500);
 /// Between two looks whether it is known.
 const TURN: Duration = Duration::from_millis(5);
 
@@ -41,12 +43,14 @@ impl Core {
         let scope = self.first(name)?;
         let wanted = Wanted { node, name, scope, entry, how, window: Vec::new() };
         window.extend(self.put_below(&wanted)?);
-        let running = match self.tree.all_processes(&node.path) {
+        let running = match self.tree.all_processes(&node.path, Some(Instant::now() + LISTING)) {
             Ok((pids, problems)) => {
+                let has_more = !problems.is_empty();
                 window.extend(problems.lines().map(not_looked));
                 let starters = self.enforcer.starters().map_err(|error| refused_by_kernel(&error))?;
                 let starters: HashSet<u32> = starters.into_iter().map(|(pid, _)| pid).collect();
-                pids.iter().any(|pid| !starters.contains(pid))
+                // What was not listed may be running.
+                has_more || pids.iter().any(|pid| !starters.contains(pid))
             }
             Err(error) => {
                 window.push(not_looked(error));

@@ -1,8 +1,8 @@
 //! A scope's policy compared with another one, while it is enforced.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use super::{Core, refusal, refused_by_kernel};
+use super::{Core, apart::Budget, refusal, refused_by_kernel};
 use crate::{
     audit::origin::boot_ns,
     daemon::{
@@ -14,6 +14,11 @@ use crate::{
     policy::{checked::CheckedPolicy, image::MapImage},
     scope::host::given,
 };
+
+/// What the beginning of a comparison waits for filesystems that do not answer, in all.
+const WAITING: Duration = Duration::from_secs(8);
+/// What a workload that begins waits for that.
+const WAITING_FOR_ONE: Duration = Duration::from_secs(1);
 
 impl Core {
     /// Begins a comparison, or ends it.
@@ -36,9 +41,10 @@ impl Core {
             .iter()
             .map(|instance| (instance.scope, instance.compiled.as_ref().map(|(view, _)| view.clone())))
             .collect();
+        let mut budget = Budget::new(WAITING);
         for (index, (scope, view)) in instances.into_iter().enumerate() {
             let view = view.and_then(|view| self.present(scope, view));
-            let image = match view.map(|view| self.compile_shadow(name, &policy, &view)) {
+            let image = match view.map(|view| self.compile_shadow(name, &policy, &view, &mut budget)) {
                 Some(Ok(image)) => Some(image),
                 Some(Err(refusal)) if index == 0 => return Err(refusal),
                 Some(Err(refusal)) => {
@@ -94,7 +100,7 @@ impl Core {
         let Some(policy) = self.registry.scopes.get(name).and_then(|state| state.shadow.clone()) else {
             return;
         };
-        let image = self.compile_shadow(name, &policy, view);
+        let image = self.compile_shadow(name, &policy, view, &mut Budget::new(WAITING_FOR_ONE));
         let image = image.inspect_err(|refusal| {
             eprintln!("stockade: {name}: what happens in a new container is not compared: {refusal}");
         });
@@ -108,11 +114,10 @@ impl Core {
         name: &str,
         policy: &CheckedPolicy,
         view: &View,
+        budget: &mut Budget,
     ) -> Result<Arc<MapImage>, Refusal> {
-        let compiled = view.compile(name, policy, &self.boot);
-        compiled
-            .map(|compiled| Arc::new(compiled.image))
-            .map_err(|error| refusal(RefusalKind::Invalid, error))
+        let compiled = self.compile(name, policy, view, budget);
+        compiled.map(|compiled| Arc::new(compiled.image)).map_err(Refusal::from)
     }
 
     /// A view whose links can be read: the process it was read from may have ended, and another be in its place.

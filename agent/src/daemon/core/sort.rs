@@ -94,6 +94,7 @@ impl Core {
             // After a reload what failed before is tried again.
             self.sorting.failed.clear();
         }
+        let lost_before = self.enforcer.lost_tags().map_err(|error| refused_by_kernel(&error))?;
         let Walked { nodes, problems } =
             self.tree.walk_until(Path::new("/"), end).map_err(|error| in_tree(&error))?;
         // After the walk: whatever it has seen has its tag by now.
@@ -173,8 +174,8 @@ impl Core {
             }
             // Nothing is held only because of what is above it: the programs need not ask that any more.
             let kernel = |error| refused_by_kernel(&error);
-            if !untagged_below && self.enforcer.inheritance_lost().map_err(kernel)? {
-                self.enforcer.inheritance_mended().map_err(kernel)?;
+            if !untagged_below && self.sorting.failed.is_empty() && lost_before.any() {
+                self.enforcer.mend_lost_tags(lost_before).map_err(kernel)?;
             }
         }
         Ok(())
@@ -224,7 +225,7 @@ impl Core {
         let facts = Facts { by_hand, is_container, policy, ..facts };
         let mut warnings = Vec::new();
         let decision = decide(&facts, || {
-            let belongs = self.inspector.belongs(&self.matcher, &node.path);
+            let belongs = self.belongs(&node.path);
             warnings = belongs.warnings;
             let found = self.policies.policies.get(belongs.to?.policy)?;
             Some(Arc::from(found.name.as_str()))

@@ -16,11 +16,13 @@ use tokio::sync::mpsc::Receiver;
 
 use super::{
     Core,
+    apart::Apart,
     cgroups::UNDECIDED,
     look::Looks,
     registry::{How, Instance, Registry, ScopeState, TaggedCgroup},
+    run::RunStarts,
     sort::Sorting,
-    started::VIEWS,
+    started::{Starts, VIEWS},
 };
 use crate::{
     audit::{
@@ -31,8 +33,10 @@ use crate::{
     },
     cli::{guarantee::Proof, host, remedy},
     daemon::{
-        command::{Refusal, Reloads, ScopeKind},
+        command::{PolicySet, Refusal, Reloads, ScopeKind},
         hub::Hub,
+        last_good::Store,
+        log::Unwritten,
         policies::{Boot, View},
         recorder::Recorder,
     },
@@ -46,6 +50,9 @@ use crate::{
     },
 };
 
+/// Threads the core has waited for in vain, at which it asks nothing more.
+const ASKING: usize = 16;
+
 /// Why the daemon does not start. Nothing was changed of what is enforced.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -58,7 +65,7 @@ pub enum StartError {
     /// Pins that no daemon has left.
     #[error("{0}: it is not touched; look at it, and remove it if it is of no use")]
     Foreign(String),
-    /// The policies are not right, and there are none from before.
+    /// The policies are not right, there are none from before, and whom they are for cannot be read.
     #[error("{0}")]
     Policies(Refusal),
     /// Something could not be read.
@@ -99,7 +106,7 @@ pub fn start(
     directory: &Path,
     allow_degraded: bool,
     hub: Hub,
-    log: Option<Sink>,
+    (log, unwritten): (Option<Sink>, Unwritten),
     dns: DnsConfig,
 ) -> Result<Started, StartError> {
     let unavailable = |why: &dyn std::fmt::Display| StartError::Unavailable(why.to_string());
@@ -149,16 +156,18 @@ pub fn start(
         enforcer,
         pins: pins.clone(),
         tree,
-        inspector: Inspector::default(),
+        inspector: Arc::new(Inspector::default()),
         own,
         boot,
         directory: directory.to_path_buf(),
         policies: HostPolicies::default(),
+        store: Store::default(),
+        set: PolicySet::default(),
         policies_known: false,
-        matcher: Matcher::default(),
+        matcher: Arc::new(Matcher::default()),
         host,
         registry: Registry::default(),
-        recorder: Recorder::new(hub, log, undecided),
+        recorder: Recorder::new(hub, log, unwritten, undecided),
         guarantees,
         degraded,
         adopted: None,
@@ -170,6 +179,9 @@ pub fn start(
         netns: gates::namespace_of(None).map_err(|error| other(&error))?,
         runs: 0,
         looks: Looks::default(),
+        starts: Starts::default(),
+        run_starts: RunStarts::default(),
+        asking: Apart::new(ASKING),
         sorting: Sorting::default(),
     };
     let kept = core.adopt()?;
@@ -177,15 +189,14 @@ pub fn start(
     if adopting {
         core.adopted = Some(kept);
     }
-    if let Err(refusal) = core.reload() {
-        if core.registry.scopes.is_empty() {
-            // What was loaded and pinned for a first start holds nothing yet.
-            if !adopting {
-                pins.remove_all()?;
-            }
-            return Err(StartError::Policies(refusal));
+    if let Err(refused) = core.reload()
+        && let Err(refusal) = core.fall_back(&refused)
+    {
+        // What was loaded and pinned for a first start holds nothing yet.
+        if !adopting {
+            pins.remove_all()?;
         }
-        eprintln!("stockade: the policies stay as an earlier daemon has left them: {refusal}");
+        return Err(StartError::Policies(refusal));
     }
     core.enforcer.take_over(&pins, boot_ns())?;
     core.sort(None).map_err(StartError::Policies)?;
@@ -300,6 +311,7 @@ impl Core {
                     since: SystemTime::now(),
                     how,
                     window: Vec::new(),
+                    processes: 0,
                 };
                 self.registry.cgroups.insert(node.id, cgroup);
             }

@@ -1,39 +1,129 @@
 //! Workloads that were stopped before their first instruction: what they may do depends on whose they are and what mounts
 //! they see, and both can be read now.
+//!
+//! Reading may ask filesystems of the workload's own, which need not answer. So threads do it that can be given up, while the
+//! workload stands; what is not known in time is killed.
 
 use std::{
+    collections::BTreeMap,
     io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
-use stockade_common::{file::ACCESS_EXEC, limits::UNDECIDED_SCOPE};
+use stockade_common::limits::UNDECIDED_SCOPE;
 
 use super::{
     Core,
+    apart::{Apart, Pending},
     cgroups::{UNDECIDED, Wanted},
     refusal, refused_by_kernel,
     registry::How,
+    stopped::{Process, cgroup_of, stands},
 };
 use crate::{
     audit::origin::boot_ns,
     daemon::{
         announce,
         command::{Refusal, RefusalKind},
-        policies::{Compiled, View, namespace_of},
+        policies::{Compiled, View},
     },
     kernel::Scope,
-    policy::{checked::Mode, compile::path_bits},
-    scope::tree::{Node, of_proc_file},
+    policy::checked::CheckedPolicy,
+    scope::{
+        matcher::{Belongs, Matcher},
+        tree::Node,
+    },
 };
 
+/// How long a workload stands at most from being looked at to being decided.
+const LIMIT: Duration = Duration::from_secs(10);
+/// Threads at one time. What they do not get to stands, and is looked at again.
+const THREADS: usize = 64;
 /// Turns of 5 ms that are waited for a process to stop.
 const STOPPING_TURNS: u32 = 100;
 /// Where the mounts of containers are written down, for a later daemon of this boot.
 pub(super) const VIEWS: &str = "/run/stockade/views";
+
+/// Workloads that are being looked at, by process id.
+#[derive(Debug)]
+pub(super) struct Starts {
+    apart: Apart,
+    under_way: BTreeMap<u32, Start>,
+    /// It was said that there are too many.
+    told: bool,
+}
+
+impl Default for Starts {
+    fn default() -> Self {
+        Self { apart: Apart::new(THREADS), under_way: BTreeMap::new(), told: false }
+    }
+}
+
+impl Starts {
+    /// Returns when something was found.
+    pub(super) async fn woken(&mut self) {
+        self.apart.woken().await;
+    }
+}
+
+/// A workload that stands.
+#[derive(Debug)]
+struct Start {
+    pid: u32,
+    cgroup_id: u64,
+    process: Process,
+    path: PathBuf,
+    end: Instant,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Whose it is, and what it sees.
+    Looking(Pending<Seen>),
+    /// Its policy, for what it sees.
+    Compiling(Box<Compiling>),
+}
+
+/// A policy that is being compiled for what a workload sees.
+#[derive(Debug)]
+struct Compiling {
+    place: Place,
+    view: View,
+    policy: CheckedPolicy,
+    compiled: Pending<Result<Box<Compiled>, String>>,
+}
+
+/// What a look has found.
+#[derive(Debug)]
+struct Seen {
+    stands: bool,
+    /// Whose it is, if it was undecided, by these scopes.
+    belongs: Option<(Arc<Matcher>, Belongs)>,
+    view: io::Result<View>,
+}
+
+/// Where a workload belongs.
+#[derive(Debug)]
+struct Place {
+    name: String,
+    /// What its cgroup is tagged with.
+    tagged: Scope,
+    /// What is to be tagged.
+    top: Node,
+}
+
+/// What is to be done next.
+enum Next {
+    Stage(Stage),
+    /// It goes on; or it may not be executed, and why.
+    Decided(Option<String>),
+    /// What was found is not so any more: it stands, and is looked at anew.
+    Again,
+}
 
 impl Core {
     pub(super) fn saved_view(&self, scope: Scope) -> PathBuf {
@@ -52,11 +142,13 @@ impl Core {
     /// A workload stands before its first instruction.
     pub(super) fn started(&mut self, pid: u32, cgroup_id: u64) -> Result<(), Refusal> {
         let kernel = |error| refused_by_kernel(&error);
+        if self.starts.under_way.get(&pid).is_some_and(|start| start.cgroup_id == cgroup_id) {
+            return Ok(());
+        }
         // Told of by its record and by the table: the second time it may be running.
         if self.enforcer.held_in(pid).map_err(kernel)? != Some(cgroup_id) {
             return Ok(());
         }
-        // Its number cannot become another's as long as this is held.
         let process = match Process::open(pid) {
             Ok(process) => process,
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {
@@ -71,19 +163,100 @@ impl Core {
             // Whose it is cannot be told: it waits, as it would without a daemon, and is looked at again.
             return Ok(());
         }
-        let stands = |refused: Option<String>| match refused {
-            None if !process.stands(pid) => Some("somebody else has let it run on".to_owned()),
+        let end = Instant::now() + LIMIT;
+        let undecided = self.scope_of(cgroup_id)? == Some(Scope(UNDECIDED_SCOPE));
+        let asked = undecided.then(|| (self.inspector.clone(), self.matcher.clone(), path.clone()));
+        let looking = self.starts.apart.begin(end, move || Seen {
+            stands: stands(pid, STOPPING_TURNS),
+            belongs: asked.map(|(inspector, matcher, path)| {
+                let belongs = inspector.belongs(&matcher, &path);
+                (matcher, belongs)
+            }),
+            view: View::of(pid),
+        });
+        match looking {
+            Ok(looking) => {
+                self.starts.told = false;
+                let stage = Stage::Looking(looking);
+                self.starts.under_way.insert(pid, Start { pid, cgroup_id, process, path, end, stage });
+            }
+            Err(why) => {
+                // It stands, and is looked at again.
+                if !std::mem::replace(&mut self.starts.told, true) {
+                    eprintln!("stockade: workloads that are about to start wait: {why}");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up what was found of workloads that stand.
+    pub(super) fn finish_starts(&mut self) {
+        for (pid, start) in std::mem::take(&mut self.starts.under_way) {
+            match self.go_on(start) {
+                Ok(Some(start)) => drop(self.starts.under_way.insert(pid, start)),
+                Ok(None) => {}
+                Err(refusal) => eprintln!("stockade: {refusal}"),
+            }
+        }
+    }
+
+    /// Does what can be done for a workload; what is left of it waits.
+    fn go_on(&mut self, mut start: Start) -> Result<Option<Start>, Refusal> {
+        loop {
+            let next = match start.stage {
+                Stage::Looking(looking) => match looking.poll() {
+                    None => return Ok(Some(Start { stage: Stage::Looking(looking), ..start })),
+                    Some(Err(why)) => Ok(Next::Decided(Some(format!("looking at it: {why}")))),
+                    Some(Ok(seen)) => self.seen(start.pid, &start.path, start.end, seen),
+                },
+                Stage::Compiling(compiling) => match compiling.compiled.poll() {
+                    None => return Ok(Some(Start { stage: Stage::Compiling(compiling), ..start })),
+                    Some(Err(why)) => {
+                        Ok(Next::Decided(Some(format!("compiling its policy for the mounts it sees: {why}"))))
+                    }
+                    Some(Ok(Err(why))) => Ok(Next::Decided(Some(why))),
+                    Some(Ok(Ok(compiled))) => {
+                        let Compiling { place, view, policy, .. } = *compiling;
+                        self.compiled(start.pid, start.end, place, view, &policy, *compiled)
+                    }
+                },
+            };
+            match next.unwrap_or_else(|refusal| Next::Decided(Some(refusal.message))) {
+                Next::Stage(stage) => start.stage = stage,
+                Next::Again => return self.started(start.pid, start.cgroup_id).map(|()| None),
+                Next::Decided(refused) => {
+                    let Start { pid, cgroup_id, process, path, .. } = start;
+                    return self.decide(pid, cgroup_id, &process, &path, refused).map(|()| None);
+                }
+            }
+        }
+    }
+
+    /// Lets a workload go on, or kills it.
+    fn decide(
+        &mut self,
+        pid: u32,
+        cgroup_id: u64,
+        process: &Process,
+        path: &Path,
+        refused: Option<String>,
+    ) -> Result<(), Refusal> {
+        let kernel = |error| refused_by_kernel(&error);
+        if self.enforcer.held_in(pid).map_err(kernel)? != Some(cgroup_id) {
+            return Ok(());
+        }
+        let refused = match refused {
+            None if !stands(pid, 1) => Some("somebody else has let it run on".to_owned()),
             refused => refused,
         };
-        let refused = stands(None).map_or_else(|| self.admit(pid, &path), |why| Ok(Some(why)));
-        let refused = stands(refused.unwrap_or_else(|refusal| Some(refusal.message)));
         let signal = if refused.is_some() { Signal::SIGKILL } else { Signal::SIGCONT };
         if let Some(why) = refused {
-            let name = self.registry.above(&path).and_then(|id| self.enforcer.scope_of(id).ok().flatten());
+            let name = self.registry.above(path).and_then(|id| self.enforcer.scope_of(id).ok().flatten());
             let name = name.and_then(|scope| self.registry.find(scope)).map(|(name, _)| name.to_owned());
             let name = name.unwrap_or_else(|| UNDECIDED.to_owned());
             eprintln!("stockade: {}: process {pid} was killed before it ran: {why}", path.display());
-            let said = announce::start_refused(&self.boot, boot_ns(), &name, pid, cgroup_id, &path, &why);
+            let said = announce::start_refused(&self.boot, boot_ns(), &name, pid, cgroup_id, path, &why);
             self.recorder.tell(&said, &name, None);
         }
         match process.send(signal) {
@@ -95,176 +268,108 @@ impl Core {
         }
     }
 
-    /// Puts the cgroup of a stopped workload into the scope it belongs to. `Some`: it may not be executed, and why.
-    fn admit(&mut self, pid: u32, path: &std::path::Path) -> Result<Option<String>, Refusal> {
-        let tree = |error: &dyn std::fmt::Display| refusal(RefusalKind::Failed, error);
+    /// What a workload sees is known, and whose its cgroup is.
+    fn seen(&mut self, pid: u32, path: &Path, end: Instant, seen: Seen) -> Result<Next, Refusal> {
+        let Seen { stands, belongs, view } = seen;
+        if !stands {
+            return Ok(Next::Decided(Some("somebody else has let it run on".to_owned())));
+        }
         // What is left of a namespace whose number has come again must not be taken for this one's.
         self.collect()?;
-        let own = Node { path: path.to_path_buf(), id: self.tree.id(path).map_err(|error| tree(&error))? };
-        let tagged = self.enforcer.scope_of(own.id).map_err(|error| refused_by_kernel(&error))?;
-        let Some(tagged) = tagged else { return Ok(None) };
-        let (name, top) = if tagged == Scope(UNDECIDED_SCOPE) {
+        if cgroup_of(pid).as_deref() != Some(path) {
+            return Ok(Next::Again);
+        }
+        let id = self.tree.id(path).map_err(|error| refusal(RefusalKind::Failed, error))?;
+        let own = Node { path: path.to_path_buf(), id };
+        let Some(tagged) = self.scope_of(own.id)? else { return Ok(Next::Decided(None)) };
+        let place = if tagged == Scope(UNDECIDED_SCOPE) {
             let top = self.top(own, tagged)?;
-            let belongs = self.inspector.belongs(&self.matcher, path);
+            // A reload may have come between.
+            let belongs = belongs.filter(|(matcher, _)| Arc::ptr_eq(matcher, &self.matcher));
+            let belongs = belongs.map_or_else(|| self.belongs(path), |(_, belongs)| belongs);
             for warning in &belongs.warnings {
                 eprintln!("stockade: warning: {warning}");
             }
             let found = belongs.to.and_then(|found| self.policies.policies.get(found.policy));
-            match found.map(|policy| policy.name.clone()) {
-                Some(name) => (name, top),
-                None => {
-                    self.untag_below(&top, UNDECIDED)?;
-                    return Ok(None);
-                }
-            }
+            let Some(name) = found.map(|policy| policy.name.clone()) else {
+                self.untag_below(&top, UNDECIDED)?;
+                return Ok(Next::Decided(None));
+            };
+            Place { name, tagged, top }
         } else {
             match self.registry.find(tagged) {
-                Some((name, _)) => (name.to_owned(), own),
+                Some((name, _)) => Place { name: name.to_owned(), tagged, top: own },
                 None => {
                     return Err(refusal(RefusalKind::NotFound, format!("nobody knows scope {}", tagged.0)));
                 }
             }
         };
-        let view = View::of(pid).map_err(|error| {
+        let view = view.map_err(|error| {
             refusal(RefusalKind::Failed, format!("reading the mounts of process {pid}: {error}"))
         })?;
-        let scope = self.instance(&name, &view, pid)?;
-        self.open_gate(scope, Some(pid));
-        if scope != tagged {
-            let entry = self.state(&name)?.entry;
-            let wanted =
-                Wanted { node: &top, name: &name, scope, entry, how: How::AtStart, window: Vec::new() };
-            self.tag(wanted)?;
-        }
-        Ok(self.may_execute(&name, scope, pid))
+        self.find_instance(pid, end, place, view)
     }
 
-    /// The highest cgroup above one that has the same tag.
-    fn top(&mut self, node: Node, tagged: Scope) -> Result<Node, Refusal> {
-        let mut top = node;
-        while let Some(parent) = top.path.parent().filter(|parent| parent.parent().is_some()) {
-            let Ok(id) = self.tree.id(parent) else { break };
-            let scope = self.enforcer.scope_of(id).map_err(|error| refused_by_kernel(&error))?;
-            if scope != Some(tagged) {
-                break;
-            }
-            top = Node { path: parent.to_path_buf(), id };
+    /// Puts a workload into the instance for what it sees, or has one compiled.
+    fn find_instance(&mut self, pid: u32, end: Instant, place: Place, view: View) -> Result<Next, Refusal> {
+        if let Some(scope) = self.known_instance(&place.name, &view, pid)? {
+            return self.admit(pid, &place, scope);
         }
-        Ok(top)
-    }
-
-    /// The kernel let the execution pass, because it could not know: the same question is asked here.
-    fn may_execute(&self, name: &str, scope: Scope, pid: u32) -> Option<String> {
-        let state = self.registry.scopes.get(name)?;
-        let (view, image) = self.registry.find(scope)?.1.compiled.as_ref()?;
-        let program = match std::fs::read_link(format!("/proc/{pid}/exe")) {
-            Ok(program) => program,
-            Err(error) => return Some(format!("its program cannot be read: {error}")),
-        };
-        let bytes = program.as_os_str().as_encoded_bytes();
-        let allowed = view.mounts.inside(bytes).is_some_and(|(mount, inside)| {
-            path_bits(image, mount.dev, &inside)
-                .is_some_and(|(allow, deny)| allow & ACCESS_EXEC != 0 && deny & ACCESS_EXEC == 0)
-        });
-        if allowed || state.effective_mode() == Mode::Audit {
-            return None;
-        }
-        Some(format!("no rule of {name:?} lets {} be executed: files.exec", program.display()))
-    }
-
-    /// The number of a scope's instance for a view; it is made if there is none.
-    fn instance(&mut self, name: &str, view: &View, pid: u32) -> Result<Scope, Refusal> {
-        // What was mounted in a namespace since its workload began is the workload's doing: it is not read again. What a
-        // starter executes before that (a hook, `mount`) does not count.
-        let state = self.state(name)?;
-        let known: Vec<(Scope, bool)> = state
-            .instances
-            .iter()
-            .filter_map(|instance| {
-                let (known, _) = instance.compiled.as_ref()?;
-                (known.namespace == view.namespace).then(|| (instance.scope, known.shows_the_same(view)))
-            })
-            .collect();
-        for (scope, same) in known {
-            if same || self.is_lived_in(scope, view.namespace, pid)? {
-                return Ok(scope);
-            }
-        }
-        let state = self.state(name)?;
-        let Some(policy) = &state.policy else {
+        let name = &place.name;
+        let Some(policy) = self.state(name)?.policy.clone() else {
             let message = format!("the policy of {name:?} is gone: nothing new is started in its scope");
             return Err(refusal(RefusalKind::NotFound, message));
         };
-        let Compiled { image, context, warnings } =
-            view.compile(name, policy, &self.boot).map_err(|error| refusal(RefusalKind::Invalid, error))?;
+        let (named, boot, of, for_view) = (name.clone(), self.boot.clone(), policy.clone(), view.clone());
+        let compiled = self
+            .starts
+            .apart
+            .begin(end, move || {
+                for_view.compile(&named, &of, &boot).map(Box::new).map_err(|error| error.to_string())
+            })
+            .map_err(|why| refusal(RefusalKind::Failed, why))?;
+        Ok(Next::Stage(Stage::Compiling(Box::new(Compiling { place, view, policy, compiled }))))
+    }
+
+    /// The tables for what a workload sees are there.
+    fn compiled(
+        &mut self,
+        pid: u32,
+        end: Instant,
+        place: Place,
+        view: View,
+        policy: &CheckedPolicy,
+        compiled: Compiled,
+    ) -> Result<Next, Refusal> {
+        if self.scope_of(place.top.id)? != Some(place.tagged) {
+            return Ok(Next::Again);
+        }
+        self.collect()?;
+        let is_new = self.state(&place.name)?.policy.as_ref() != Some(policy);
+        // After a reload it is compiled again; of two that begin in the same container one was first.
+        if is_new || self.known_instance(&place.name, &view, pid)?.is_some() {
+            return self.find_instance(pid, end, place, view);
+        }
+        let Compiled { image, context, warnings } = compiled;
         for warning in warnings {
             eprintln!("stockade: warning: {warning}");
         }
-        self.install(name, (view.clone(), Arc::new(image)), context)
+        let scope = self.install(&place.name, (view, Arc::new(image)), context)?;
+        self.admit(pid, &place, scope)
     }
-}
 
-impl Core {
-    /// Whether a policed process, other than the one that is stopped, sees a mount namespace.
-    fn is_lived_in(&mut self, scope: Scope, namespace: u32, stopped: u32) -> Result<bool, Refusal> {
-        let kernel = |error| refused_by_kernel(&error);
-        let starters: Vec<u32> =
-            self.enforcer.starters().map_err(kernel)?.into_iter().map(|(pid, _)| pid).collect();
-        let cgroups: Vec<(u64, PathBuf)> =
-            self.registry.cgroups.iter().map(|(id, cgroup)| (*id, cgroup.path.clone())).collect();
-        for (id, path) in cgroups {
-            if self.enforcer.scope_of(id).map_err(kernel)? != Some(scope) {
-                continue;
-            }
-            // What cannot be listed may be there.
-            let Ok((pids, problems)) = self.tree.all_processes(&path) else { continue };
-            let policed = |pid: &u32| *pid != stopped && !starters.contains(pid);
-            let sees = |pid: &u32| namespace_of(*pid).is_ok_and(|seen| seen == namespace);
-            if !problems.is_empty() || pids.iter().any(|pid| policed(pid) && sees(pid)) {
-                return Ok(true);
-            }
+    /// Puts the cgroup of a workload into the scope it belongs to, and judges the execution.
+    fn admit(&mut self, pid: u32, place: &Place, scope: Scope) -> Result<Next, Refusal> {
+        let Place { name, tagged, top } = place;
+        if self.scope_of(top.id)? != Some(*tagged) {
+            return Ok(Next::Again);
         }
-        Ok(false)
-    }
-}
-
-/// A process, whatever becomes of its number.
-struct Process(OwnedFd);
-
-impl Process {
-    fn open(pid: u32) -> io::Result<Self> {
-        // SAFETY: takes numbers.
-        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
+        if scope != *tagged {
+            let entry = self.state(name)?.entry;
+            let wanted = Wanted { node: top, name, scope, entry, how: How::AtStart, window: Vec::new() };
+            self.tag(wanted)?;
         }
-        // SAFETY: a descriptor the kernel has just given out.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd as i32) }))
+        self.open_gate(scope, Some(pid));
+        Ok(Next::Decided(self.may_execute(name, scope, pid)))
     }
-
-    /// Whether it is stopped. The signal that stops it may be on its way.
-    fn stands(&self, pid: u32) -> bool {
-        for _ in 0..STOPPING_TURNS {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            match stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()) {
-                Some('T') => return true,
-                Some('R' | 'S' | 'D') => std::thread::sleep(Duration::from_millis(5)),
-                _ => return false,
-            }
-        }
-        false
-    }
-
-    fn send(&self, signal: Signal) -> io::Result<()> {
-        let nothing: *const libc::siginfo_t = std::ptr::null();
-        // SAFETY: takes a descriptor and numbers; no information is given.
-        let result = unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), signal as i32, nothing, 0)
-        };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    }
-}
-
-fn cgroup_of(pid: u32) -> Option<PathBuf> {
-    of_proc_file(&std::fs::read(format!("/proc/{pid}/cgroup")).ok()?)
 }

@@ -1,8 +1,10 @@
 //! What the core says of itself.
 
+use std::time::Instant;
+
 use stockade_common::counter::{COUNTERS, Counter};
 
-use super::{Core, refused_by_kernel};
+use super::{Core, cgroups::COUNTING, refused_by_kernel};
 use crate::{
     audit::origin::Origin,
     daemon::command::{
@@ -35,8 +37,9 @@ impl Core {
     }
 
     pub(super) fn status(&mut self) -> Result<Status, Refusal> {
+        let end = Instant::now() + COUNTING;
         let names: Vec<String> = self.registry.scopes.keys().cloned().collect();
-        let scopes = names.iter().map(|name| self.scope_status(name)).collect::<Result<Vec<_>, _>>()?;
+        let scopes = names.iter().map(|name| self.scope_status(name, end)).collect::<Result<Vec<_>, _>>()?;
         let maps = self.enforcer.fill().map_err(|error| refused_by_kernel(&error))?;
         let programs = self.enforcer.run_times();
         Ok(Status {
@@ -48,6 +51,7 @@ impl Core {
             degraded: self.degraded,
             adopted: self.adopted,
             reloads: self.reloads,
+            policies: self.set.clone(),
             maps: maps
                 .into_iter()
                 .map(|(name, used, limit)| MapFill { name: name.to_owned(), used, limit })
@@ -60,7 +64,7 @@ impl Core {
         })
     }
 
-    pub(super) fn scope_status(&mut self, name: &str) -> Result<ScopeStatus, Refusal> {
+    pub(super) fn scope_status(&mut self, name: &str, end: Instant) -> Result<ScopeStatus, Refusal> {
         let decisions = self.decisions(name)?;
         let lost = self.lost(name)?;
         let numbers: Vec<_> = self.state(name)?.instances.iter().map(|instance| instance.scope).collect();
@@ -69,7 +73,7 @@ impl Core {
         for id in ids {
             let scope = self.enforcer.scope_of(id).map_err(|error| refused_by_kernel(&error))?;
             if scope.is_some_and(|scope| numbers.contains(&scope)) {
-                cgroups.extend(self.cgroup_status(id).ok());
+                cgroups.extend(self.cgroup_status(id, end).ok());
             }
         }
         let shadow = self.shadow_report(name);

@@ -34,7 +34,8 @@ fn context(scope: &str, digest: String) -> Context {
 /// A recorder that knows the scope `ci`, and what it publishes.
 fn recorder() -> (Recorder, Hub, Slot, Scope) {
     let hub = Hub::default();
-    let mut recorder = Recorder::new(hub.clone(), None, context("undecided", String::new()));
+    let mut recorder =
+        Recorder::new(hub.clone(), None, Unwritten::default(), context("undecided", String::new()));
     let EventHeader { slot, scope, .. } = header(&records()[0]);
     recorder.know(Slot(slot), Arc::new(context("ci", digest(&CheckedPolicy::default()))), None);
     (recorder, hub, Slot(slot), Scope(scope))

@@ -80,7 +80,7 @@ fn threads_that_are_stuck_are_not_joined_by_more() {
 fn nobody_waits_for_who_does_not_answer() {
     let alive = Arc::new(());
     let (release, hang) = mpsc::channel::<()>();
-    let said = apart(&alive, move |tell: &Sender<()>| {
+    let said = spawn(&alive, move |tell: &Sender<()>| {
         let _ = (hang.recv(), tell);
     });
     let why = wait(&said.unwrap(), Instant::now() + Duration::from_millis(20)).unwrap_err();
