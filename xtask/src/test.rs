@@ -21,7 +21,8 @@ use crate::{
 /// A boot where BPF LSM programs load and never run; it also lacks IPv6.
 const WITHOUT_BPF: &str = "lsm=lockdown,yama,apparmor ipv6.disable=1";
 /// What scenarios need beyond the image; one that a kernel lacks is left out, and its scenarios skip.
-const MODULES: [&str; 5] = ["overlay", "vsock_loopback", "algif_hash", "sctp", "fuse"];
+const MODULES: [&str; 8] =
+    ["overlay", "vsock_loopback", "algif_hash", "sctp", "fuse", "tcp_diag", "udp_diag", "dummy"];
 /// For each fuzz target.
 const FUZZ_SECONDS: u32 = 10;
 
