@@ -225,8 +225,8 @@ fn conclude(held: &Held, state: Option<*mut SocketState>, packet: &Packet, decis
         sock_type: if udp { SOCK_DGRAM as u16 } else { SOCK_STREAM as u16 },
     };
     // SAFETY: a value of socket storage.
-    let tgid = state.map_or(0, |state| unsafe { (*state).tgid });
+    let maker = state.map_or([0; 2], |state| unsafe { [(*state).tgid, (*state).uid] });
     let event = if packet.opens { kind::CONNECT } else { kind::SEND };
-    emit::packet(&Actor { held: *held, ppid: 0 }, tgid, event, hook::EGRESS, body, decision);
+    emit::packet(&Actor { held: *held, ppid: 0 }, maker, event, hook::EGRESS, body, decision);
     if held.setting.enforces() { DROP } else { PASS }
 }

@@ -75,17 +75,18 @@ pub fn header(kind: u16, hook: u8, size: usize, actor: &Actor, decision: &Decisi
     }
 }
 
-/// The header of a record of a packet, whose sender need not be the current task. `tgid` is who made its socket, 0 if that is
-/// not known.
+/// The header of a record of a packet, whose sender need not be the current task. `maker` is process and user that made its
+/// socket, 0 if that is not known.
 #[inline(always)]
 fn packet_header(
     kind: u16,
     hook: u8,
     size: usize,
     actor: &Actor,
-    tgid: u32,
+    maker: [u32; 2],
     decision: &Decision,
 ) -> EventHeader {
+    let [tgid, uid] = maker;
     let verdict = if actor.held.setting.enforces() { verdict::DENIED } else { verdict::WOULD_DENY };
     debug::refused(actor.held.scope, kind, hook, decision.reason);
     EventHeader {
@@ -98,7 +99,7 @@ fn packet_header(
         tgid,
         tid: tgid,
         ppid: actor.ppid,
-        uid: 0,
+        uid,
         slot: actor.held.setting.slot(),
         rule: decision.rule,
         reason: decision.reason,
@@ -197,9 +198,9 @@ pub fn net(actor: &Actor, kind: u16, hook: u8, body: NetBody, decision: &Decisio
 
 /// Sends a record of a packet that is not allowed.
 #[inline(always)]
-pub fn packet(actor: &Actor, tgid: u32, kind: u16, hook: u8, body: NetBody, decision: &Decision) {
+pub fn packet(actor: &Actor, maker: [u32; 2], kind: u16, hook: u8, body: NetBody, decision: &Decision) {
     let size = size_of::<NetRecord>();
-    let record = NetRecord { header: packet_header(kind, hook, size, actor, tgid, decision), body };
+    let record = NetRecord { header: packet_header(kind, hook, size, actor, maker, decision), body };
     // SAFETY: a local without padding.
     unsafe { send((&raw const record).cast(), size, actor.held.scope, true) };
 }

@@ -5,7 +5,7 @@ use aya_ebpf::{
     bindings::bpf_sock,
     cty::c_void,
     helpers::{
-        bpf_get_current_pid_tgid,
+        bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
         generated::{bpf_probe_read_kernel, bpf_sk_storage_get},
     },
     programs::{SockAddrContext, SockContext},
@@ -30,6 +30,8 @@ pub struct SocketState {
     pub scope: u32,
     /// Process that made it.
     pub tgid: u32,
+    /// Its effective user.
+    pub uid: u32,
     /// `generation` of the policy by which it was let go to `passed`; 0: it was not.
     pub generation: u32,
     /// Where it was last let go to: the address that packets have, and port and protocol.
@@ -51,6 +53,7 @@ impl SocketState {
         Self {
             scope,
             tgid: (bpf_get_current_pid_tgid() >> 32) as u32,
+            uid: bpf_get_current_uid_gid() as u32,
             generation: 0,
             passed: Destination { addr: [0; 4], port: 0, protocol: 0 },
             asked: [0; 4],

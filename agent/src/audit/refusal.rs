@@ -293,6 +293,13 @@ fn reason_text(why: u16) -> &'static str {
         reason::OUTSIDE => "it belongs to a process outside the run",
         reason::MOVES_DENIED => "it would move what a rule denies",
         reason::CONFINED => "it would undo the enforcement",
+        reason::NO_GATE => {
+            "it asks a name server, and the policy's DNS gate is not in this network namespace"
+        }
+        reason::NAME_EXPIRED => {
+            "the answer that allowed the address has expired: the name has to be asked for again"
+        }
+        reason::INTERFACE => "it would not leave by the interface that the policy names",
         _ => "stockade could not decide",
     }
 }

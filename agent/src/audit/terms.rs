@@ -56,6 +56,11 @@ pub fn reason_name(why: u16) -> &'static str {
         reason::INSIDE => "inside",
         reason::MOVES_DENIED => "moves_denied",
         reason::CONFINED => "confined",
+        reason::OWN_LISTENER => "own_listener",
+        reason::DNS_GATE => "dns_gate",
+        reason::NO_GATE => "no_gate",
+        reason::NAME_EXPIRED => "name_expired",
+        reason::INTERFACE => "interface",
         _ => "internal",
     }
 }
