@@ -83,7 +83,7 @@ fn packet_header(
     hook: u8,
     size: usize,
     actor: &Actor,
-    tgid: u32,
+    maker: [u32; 2],
     decision: &Decision,
 ) -> EventHeader {
     let [tgid, uid] = maker;
