@@ -75,9 +75,7 @@ fn judge_socket(actor: &Actor, sock: *const u8, event: u16, hook: u8) -> bool {
         let Some((socket, sk)) = Socket::with_sock(sock) else { return !held.setting.enforces() };
         match listens(socket) {
             None => true,
-            Some(false) => {
-                socket::conclude(actor, event, hook, socket, None, &Decision::new(reason::FAMILY))
-            }
+            Some(false) => socket::conclude(actor, event, hook, socket, None, &Decision::new(reason::FAMILY)),
             Some(true) => {
                 let local = local(sk, socket);
                 let decision = decide(held.setting.slot(), &local);
