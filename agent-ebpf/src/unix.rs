@@ -74,7 +74,7 @@ fn judge(peer: *const u8, hook: u8) -> bool {
 }
 
 /// A peer whose name plays no part.
-// verifier: a function of its own, or its record is on the stack while a path is walked, for which there is no room.
+// verifier: inline its record would lie on the stack beneath the naming of a file, together more than 512 bytes (6.1).
 #[inline(never)]
 fn unnamed(held: &Held, sock_type: u32, hook: u8, reason: u16) -> bool {
     let actor = Actor { held: *held, ppid: emit::ppid() };

@@ -1,6 +1,7 @@
 //! Single operations that need flags of their own: each with a control outside, and its twin.
 
-use std::process::{Command, Output};
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
 
 use super::{batch, listeners};
 
@@ -12,7 +13,7 @@ pub fn said(command: &mut Command) -> Result<String, String> {
     if line.is_empty() { Err(String::from_utf8_lossy(&stderr).into_owned()) } else { Ok(line) }
 }
 
-pub fn outside(op: &[&str]) -> Result<(), String> {
+fn outside(op: &[&str]) -> Result<(), String> {
     let attempt = batch::attempt().map_err(|e| e.to_string())?;
     match said(Command::new(attempt).args(op))?.as_str() {
         "allowed" => Ok(()),
@@ -26,6 +27,43 @@ pub fn policed(flags: &[&str], op: &[&str], expected: &str) -> Result<(), String
     run.args(["run", "--workspace", WORK]).args(flags).args(["--", &attempt]).args(op);
     let line = said(&mut run)?;
     if line.starts_with(expected) { Ok(()) } else { Err(format!("{flags:?} {op:?}: {line}")) }
+}
+
+/// Several operations at once: a start takes longer than they do.
+fn each(mut command: Command, ops: &[(&str, &str)]) -> Result<(), String> {
+    let pipes = command.args(["--batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = pipes.stderr(Stdio::piped()).spawn().map_err(|e| e.to_string())?;
+    let lines: String = ops.iter().map(|(op, _)| format!("{op}\n")).collect();
+    if let Some(mut input) = child.stdin.take() {
+        // A refusal to start closes the pipe; its message says more than EPIPE.
+        let _ = input.write_all(lines.as_bytes());
+    }
+    let Output { stdout, stderr, .. } = child.wait_with_output().map_err(|e| e.to_string())?;
+    let said = String::from_utf8_lossy(&stdout);
+    let mut said = said.lines();
+    for (op, expected) in ops {
+        match said.next() {
+            Some(line) if line.starts_with(expected) => {}
+            Some(line) => return Err(format!("{op}: {line}, expected {expected}")),
+            None => return Err(format!("{op}: nothing said: {}", String::from_utf8_lossy(&stderr))),
+        }
+    }
+    Ok(())
+}
+
+/// All of them work outside.
+pub fn all_outside(ops: &[&str]) -> Result<(), String> {
+    let attempt = batch::attempt().map_err(|e| e.to_string())?;
+    let ops: Vec<(&str, &str)> = ops.iter().map(|op| (*op, "allowed")).collect();
+    each(Command::new(attempt), &ops).map_err(|why| format!("control outside: {why}"))
+}
+
+/// Under one policy each of them ends as expected.
+pub fn each_policed(flags: &[&str], ops: &[(&str, &str)]) -> Result<(), String> {
+    let attempt = batch::attempt().map_err(|e| e.to_string())?;
+    let mut run = Command::new("stockade");
+    run.args(["run", "--workspace", WORK]).args(flags).args(["--", &attempt]);
+    each(run, ops).map_err(|why| format!("{flags:?} {why}"))
 }
 
 fn zero_bound(verb: &str) -> Result<(), String> {

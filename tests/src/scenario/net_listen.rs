@@ -5,10 +5,12 @@ use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
 use super::batch;
-use super::flags::{outside, policed, said};
+use super::flags::{all_outside, each_policed, said};
 use super::lifecycle::Check;
 
 const WORK: &str = "/lifecycle/work";
+const ALLOWED: &str = "allowed";
+const DENIED: &str = "denied";
 
 pub const CHECKS: &[(&str, Check)] = &[
     ("listen_tcp_needs_a_rule", tcp),
@@ -20,62 +22,58 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("listen_refusal_names_the_flag", hint),
 ];
 
-fn needs(flag: &str, op: &[&str]) -> Result<(), String> {
-    outside(op)?;
-    policed(&[], op, "denied")?;
-    policed(&["--allow-net=0.0.0.0/0", "--allow-net=::/0"], op, "denied")?;
-    policed(&[flag], op, "allowed")
+/// Each works outside, is denied without `flags`, wherever one may connect to, and ends as expected with them.
+fn expect(flags: &[&str], ops: &[(&str, &str)]) -> Result<(), String> {
+    let names: Vec<&str> = ops.iter().map(|(op, _)| *op).collect();
+    all_outside(&names)?;
+    let denied: Vec<(&str, &str)> = names.iter().map(|op| (*op, DENIED)).collect();
+    each_policed(&["--allow-net=0.0.0.0/0", "--allow-net=::/0"], &denied)?;
+    each_policed(flags, ops)
 }
 
 fn tcp() -> Result<(), String> {
-    let four = ["listen-tcp", "0.0.0.0", "8080"];
-    needs("--allow-listen=0.0.0.0:8080", &four)?;
-    needs("--allow-listen=0.0.0.0:8000-8100/tcp", &four)?;
-    for narrow in ["0.0.0.0:8081", "0.0.0.0:8080/udp", "192.0.2.1:8080"] {
-        policed(&[&format!("--allow-listen={narrow}")], &four, "denied")?;
-    }
-    let six = ["listen-tcp", "::", "8080"];
-    needs("--allow-listen=[::]:8080", &six)?;
-    policed(&["--allow-listen=0.0.0.0:8080"], &six, "denied")?;
-    policed(&["--allow-listen=[::]:8080"], &four, "allowed")
+    let (four, six, other) = ("listen-tcp 0.0.0.0 8080", "listen-tcp :: 8080", "listen-tcp 0.0.0.0 9000");
+    expect(&["--allow-listen=0.0.0.0:8000-8100/tcp"], &[(four, ALLOWED), (six, DENIED), (other, DENIED)])?;
+    each_policed(&["--allow-listen=[::]:8080"], &[(four, ALLOWED), (six, ALLOWED), (other, DENIED)])?;
+    let narrow = ["--allow-listen=0.0.0.0:8080/udp", "--allow-listen=192.0.2.1"];
+    each_policed(&narrow, &[(four, DENIED), (six, DENIED), (other, DENIED)])
 }
 
 /// The kernel chooses the port: a rule has to allow any.
 fn unbound() -> Result<(), String> {
-    needs("--allow-listen=0.0.0.0/0", &["listen-unbound", "4"])?;
-    needs("--allow-listen=::/0", &["listen-unbound", "6"])?;
-    policed(&["--allow-listen=0.0.0.0:1-65535"], &["listen-unbound", "4"], "denied")
+    let (four, six) = ("listen-unbound 4", "listen-unbound 6");
+    expect(&["--allow-listen=0.0.0.0"], &[(four, ALLOWED), (six, DENIED)])?;
+    each_policed(&["--allow-listen=::"], &[(four, ALLOWED), (six, ALLOWED)])?;
+    each_policed(&["--allow-listen=[::]:1-65535"], &[(four, DENIED), (six, DENIED)])
 }
 
 fn udp() -> Result<(), String> {
-    needs("--allow-listen=0.0.0.0:8080/udp", &["bind-udp", "0.0.0.0", "8080"])?;
-    needs("--allow-listen=[::]:8080", &["bind-udp", "::", "8080"])?;
-    needs("--allow-listen=0.0.0.0:8080", &["bind-udp-unspec", "8080"])?;
-    policed(&["--allow-listen=0.0.0.0:8080/tcp"], &["bind-udp", "0.0.0.0", "8080"], "denied")
+    let ops = ["bind-udp 0.0.0.0 8080", "bind-udp :: 8080", "bind-udp-unspec 8080"];
+    expect(&["--allow-listen=0.0.0.0:8080/udp"], &[(ops[0], ALLOWED), (ops[1], DENIED), (ops[2], ALLOWED)])?;
+    each_policed(&["--allow-listen=[::]:8080"], &ops.map(|op| (op, ALLOWED)))?;
+    each_policed(&["--allow-listen=[::]:8080/tcp"], &ops.map(|op| (op, DENIED)))
+}
+
+fn free(ops: &[&str]) -> Result<(), String> {
+    all_outside(ops)?;
+    let allowed: Vec<(&str, &str)> = ops.iter().map(|op| (*op, ALLOWED)).collect();
+    each_policed(&[], &allowed)
 }
 
 fn loopback() -> Result<(), String> {
-    for op in [
-        ["listen-tcp", "127.0.0.1", "8080"],
-        ["listen-tcp", "127.0.0.1", "0"],
-        ["listen-tcp", "::1", "8080"],
-        ["listen-tcp", "::ffff:127.0.0.1", "8080"],
-        ["bind-udp", "127.9.9.9", "8080"],
-        ["bind-udp", "::1", "8080"],
-    ] {
-        outside(&op)?;
-        policed(&[], &op, "allowed")?;
-    }
-    Ok(())
+    free(&[
+        "listen-tcp 127.0.0.1 8080",
+        "listen-tcp 127.0.0.1 0",
+        "listen-tcp ::1 8080",
+        "listen-tcp ::ffff:127.0.0.1 8080",
+        "bind-udp 127.9.9.9 8080",
+        "bind-udp ::1 8080",
+    ])
 }
 
 /// A client chooses its address, or lets the kernel choose a port.
 fn clients() -> Result<(), String> {
-    for op in [["bind-tcp", "0.0.0.0", "8080"], ["bind-tcp", "::", "0"], ["bind-udp", "0.0.0.0", "0"]] {
-        outside(&op)?;
-        policed(&[], &op, "allowed")?;
-    }
-    Ok(())
+    free(&["bind-tcp 0.0.0.0 8080", "bind-tcp :: 0", "bind-udp 0.0.0.0 0"])
 }
 
 /// What takes a connection from the listener that is its standard input.
@@ -122,16 +120,10 @@ fn hint() -> Result<(), String> {
 /// Where no LSM hook runs a port that is asked for needs a rule all the same.
 pub fn degraded() -> Result<(), String> {
     let degraded = "--allow-degraded=network-only";
-    for verb in ["listen-tcp", "bind-udp"] {
-        for (address, rule) in
-            [("0.0.0.0", "--allow-listen=0.0.0.0:8080"), ("::", "--allow-listen=[::]:8080")]
-        {
-            let op = [verb, address, "8080"];
-            outside(&op)?;
-            policed(&[degraded], &op, "denied")?;
-            policed(&[degraded, rule], &op, "allowed")?;
-        }
-        policed(&[degraded], &[verb, "127.0.0.1", "8080"], "allowed")?;
-    }
-    Ok(())
+    let ops = ["listen-tcp 0.0.0.0 8080", "listen-tcp :: 8080", "bind-udp 0.0.0.0 8080", "bind-udp :: 8080"];
+    all_outside(&ops)?;
+    each_policed(&[degraded], &ops.map(|op| (op, DENIED)))?;
+    each_policed(&[degraded, "--allow-listen=[::]:8080"], &ops.map(|op| (op, ALLOWED)))?;
+    let free = ["listen-tcp 127.0.0.1 8080", "bind-udp ::1 8080", "bind-udp 0.0.0.0 0"];
+    each_policed(&[degraded], &free.map(|op| (op, ALLOWED)))
 }

@@ -14,12 +14,14 @@ use std::thread;
 use serde_json::Value;
 use stockade_tests::descriptor;
 
-use super::flags::{outside, policed, said};
+use super::flags::{all_outside, each_policed};
 use super::lifecycle::Check;
 use super::{batch, listeners};
 
 const WORK: &str = "/lifecycle/work";
 const HERE: &str = "/unix";
+const ALLOWED: &str = "allowed";
+const DENIED: &str = "denied";
 
 pub const CHECKS: &[(&str, Check)] = &[
     ("unix_rule_lets_connect_to_its_file", by_path),
@@ -32,8 +34,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("unix_mounted_elsewhere_is_the_same_file", mounted),
     ("receive_socket_connected_outside_is_refused", connected),
     ("receive_socket_made_outside_is_refused", unconnected),
-    ("receive_twin_own_socket_is_handed_on", || policed(&[], &["pass-own"], "allowed")),
-    ("receive_twin_file_is_handed_in", file),
+    ("receive_twin_files_and_own_sockets_are_handed_on", file),
 ];
 
 /// Starts what the checks reach for, once.
@@ -93,66 +94,80 @@ fn seqpacket(path: &str) -> io::Result<UnixListener> {
     Ok(socket.into())
 }
 
-/// Denied without `flags`, allowed with them, allowed outside.
-fn needs(flags: &[&str], op: &[&str]) -> Result<(), String> {
+/// Each works outside, is denied without `flags`, and ends as expected with them.
+fn expect(flags: &[&str], ops: &[(&str, &str)]) -> Result<(), String> {
     start()?;
-    outside(op)?;
-    policed(&[], op, "denied")?;
-    policed(flags, op, "allowed")
+    let names: Vec<&str> = ops.iter().map(|(op, _)| *op).collect();
+    all_outside(&names)?;
+    let denied: Vec<(&str, &str)> = names.iter().map(|op| (*op, DENIED)).collect();
+    each_policed(&[], &denied)?;
+    each_policed(flags, ops)
 }
 
 fn by_path() -> Result<(), String> {
-    needs(&["--allow-net=unix:/unix/stream"], &["unix-stream", "/unix/stream"])?;
-    needs(&["--allow-net=unix:/unix/seqpacket"], &["unix-seqpacket", "/unix/seqpacket"])?;
-    needs(&["--allow-net=unix:/unix/dgram"], &["unix-dgram", "/unix/dgram"])?;
-    needs(&["--allow-net=unix:/unix/dg*"], &["unix-dgram-connected", "/unix/dgram"])?;
-    needs(&["--allow-net=unix:/unix/**"], &["unix-stream", "/unix/dir/other"])?;
-    policed(&["--allow-net=unix:/unix/dir/**"], &["unix-stream", "/unix/stream"], "denied")
+    let flags = [
+        "--allow-net=unix:/unix/stream",
+        "--allow-net=unix:/unix/seq*",
+        "--allow-net=unix:/unix/dg*",
+        "--allow-net=unix:/unix/d?r/**",
+    ];
+    let ops = [
+        "unix-stream /unix/stream",
+        "unix-seqpacket /unix/seqpacket",
+        "unix-dgram /unix/dgram",
+        "unix-dgram-connected /unix/dgram",
+        "unix-stream /unix/dir/other",
+    ];
+    expect(&flags, &ops.map(|op| (op, ALLOWED)))?;
+    each_policed(&flags[1..], &[(ops[0], DENIED), (ops[4], ALLOWED)])
 }
 
 fn ways() -> Result<(), String> {
-    let rule = ["--allow-net=unix:/unix/stream"];
-    needs(&rule, &["unix-relative", "/unix/stream"])?;
-    needs(&rule, &["unix-proc-fd", "/unix/stream"])?;
-    needs(&rule, &["unix-symlink", WORK, "/unix/stream"])
+    let symlink = format!("unix-symlink {WORK} /unix/stream");
+    let ops = ["unix-relative /unix/stream", "unix-proc-fd /unix/stream", &symlink];
+    expect(&["--allow-net=unix:/unix/stream"], &ops.map(|op| (op, ALLOWED)))
 }
 
 /// A hard link is another name of the file, and not the one that was bound.
 fn bound_name() -> Result<(), String> {
-    needs(&["--allow-net=unix:/unix/stream"], &["unix-stream", "/unix/dir/linked"])?;
-    policed(&["--allow-net=unix:/unix/dir/linked"], &["unix-stream", "/unix/dir/linked"], "denied")
+    let op = "unix-stream /unix/dir/linked";
+    expect(&["--allow-net=unix:/unix/stream"], &[(op, ALLOWED)])?;
+    each_policed(&["--allow-net=unix:/unix/dir/linked"], &[(op, DENIED)])
 }
 
 fn one_access() -> Result<(), String> {
-    start()?;
-    let op = ["unix-stream", "/unix/stream"];
+    let (connect, read) = ("unix-stream /unix/stream", "read-open /unix/file");
+    expect(&["--allow-net=unix:/unix/**"], &[(connect, ALLOWED), (read, DENIED)])?;
     let all = ["--allow-read=/unix/**", "--allow-write=/unix/**", "--allow-exec=/unix/**"];
-    policed(&all, &op, "denied")?;
-    outside(&["read-open", "/unix/file"])?;
-    policed(&["--allow-net=unix:/unix/**"], &["read-open", "/unix/file"], "denied")?;
-    policed(&["--allow-read=/unix/**"], &["read-open", "/unix/file"], "allowed")
+    each_policed(&all, &[(connect, DENIED), (read, ALLOWED)])
 }
 
 fn abstract_names() -> Result<(), String> {
-    needs(&["--allow-net=unix:@stockade-k"], &["unix-abstract", "stockade-k"])?;
-    needs(&["--allow-net=unix:@stockade-d"], &["unix-abstract-dgram", "stockade-d"])?;
-    // stockade-k, NUL, 0xff
-    let odd = ["unix-abstract-hex", "73746f636b6164652d6b00ff"];
-    needs(&[r"--allow-net=unix:@stockade-k\x00\xff"], &odd)?;
-    policed(&["--allow-net=unix:@stockade-k"], &odd, "denied")?;
-    policed(&["--allow-net=unix:@stockade-k"], &["unix-abstract", "stockade-k2"], "denied")?;
-    policed(&["--allow-net=unix:/stockade-k"], &["unix-abstract", "stockade-k"], "denied")
+    let ops = [
+        "unix-abstract stockade-k",
+        "unix-abstract-dgram stockade-d",
+        // stockade-k, NUL, 0xff
+        "unix-abstract-hex 73746f636b6164652d6b00ff",
+        "unix-abstract stockade-k2",
+    ];
+    let flags = [r"--allow-net=unix:@stockade-k\x00\xff", "--allow-net=unix:@stockade-d"];
+    expect(&flags, &[(ops[0], DENIED), (ops[1], ALLOWED), (ops[2], ALLOWED), (ops[3], DENIED)])?;
+    let flags = ["--allow-net=unix:@stockade-k", "--allow-net=unix:/stockade-d"];
+    each_policed(&flags, &[(ops[0], ALLOWED), (ops[1], DENIED), (ops[2], DENIED), (ops[3], DENIED)])
 }
 
 fn denials() -> Result<(), String> {
-    let all = "--allow-net=unix:/unix/**";
-    needs(&[all], &["unix-stream", "/unix/stream"])?;
-    for denial in ["--deny-net=unix:/unix/stream", "--deny-file=/unix/s*"] {
-        policed(&[all, denial], &["unix-stream", "/unix/stream"], "denied")?;
-        policed(&[all, denial], &["unix-stream", "/unix/dir/other"], "allowed")?;
-    }
-    let names = ["--allow-net=unix:@stockade-k", "--allow-net=unix:@stockade-k2"];
-    needs(&names, &["unix-abstract", "stockade-k2"])
+    let ops = [
+        "unix-stream /unix/stream",
+        "unix-dgram /unix/dgram",
+        "unix-abstract stockade-k",
+        "unix-stream /unix/dir/other",
+    ];
+    let mut flags = vec!["--allow-net=unix:/unix/**", "--allow-net=unix:@stockade-k"];
+    expect(&flags, &ops.map(|op| (op, ALLOWED)))?;
+    // A denial of the same author that covers a rule altogether would be an error.
+    flags.extend(["--deny-net=unix:/unix/stream", "--deny-file=/unix/dg*"]);
+    each_policed(&flags, &[(ops[0], DENIED), (ops[1], DENIED), (ops[2], ALLOWED), (ops[3], ALLOWED)])
 }
 
 /// Events of one run with these flags, and what it said.
@@ -200,10 +215,10 @@ fn mounted() -> Result<(), String> {
         if status.success() { Ok(()) } else { Err(format!("mounting: {status}")) }
     };
     bind(false)?;
-    let op = ["unix-stream", "/unix/mnt/other"];
-    let checked = needs(&["--allow-net=unix:/unix/dir/other"], &op)
-        .and_then(|()| policed(&["--allow-net=unix:/unix/mnt/other"], &op, "allowed"))
-        .and_then(|()| policed(&["--allow-net=unix:/unix/mnt/else"], &op, "denied"));
+    let op = "unix-stream /unix/mnt/other";
+    let checked = expect(&["--allow-net=unix:/unix/dir/other"], &[(op, ALLOWED)])
+        .and_then(|()| each_policed(&["--allow-net=unix:/unix/mnt/other"], &[(op, ALLOWED)]))
+        .and_then(|()| each_policed(&["--allow-net=unix:/unix/mnt/else"], &[(op, DENIED)]));
     bind(true)?;
     checked
 }
@@ -230,12 +245,13 @@ fn connected() -> Result<(), String> {
     let (mut peer, _) = listener.accept().map_err(|e| e.to_string())?;
     let path = hand_out("connected", stream)?;
     let rule = format!("--allow-net=unix:{path}");
-    policed(&[&rule], &["send-passed", &path], "denied")?;
+    let op = format!("send-passed {path}");
+    each_policed(&[&rule], &[(&op, DENIED)])?;
     peer.set_nonblocking(true).map_err(|e| e.to_string())?;
     if peer.read(&mut [0; 1]).is_ok() {
         return Err("a byte came through".into());
     }
-    outside(&["send-passed", &path])
+    all_outside(&[&op])
 }
 
 /// Nor is a socket taken that could be connected.
@@ -243,22 +259,16 @@ fn unconnected() -> Result<(), String> {
     let socket = UdpSocket::bind("127.0.0.1:0").map_err(|e| e.to_string())?;
     let path = hand_out("unconnected", socket)?;
     let rule = format!("--allow-net=unix:{path}");
-    let port = listeners::port().to_string();
-    let op = ["connect-passed", path.as_str(), "127.0.0.1", &port];
-    policed(&[&rule, "--allow-net=127.0.0.1"], &op, "denied")?;
-    outside(&op)
+    let op = format!("connect-passed {path} 127.0.0.1 {}", listeners::port());
+    each_policed(&[&rule, "--allow-net=127.0.0.1"], &[(&op, DENIED)])?;
+    all_outside(&[&op])
 }
 
 /// Other descriptors are.
 fn file() -> Result<(), String> {
     start()?;
     let path = hand_out("file-server", File::open("/unix/file").map_err(|e| e.to_string())?)?;
-    let rule = format!("--allow-net=unix:{path}");
-    let attempt = batch::attempt().map_err(|e| e.to_string())?;
-    let mut run = Command::new("stockade");
-    run.args(["run", "--workspace", WORK, &rule, "--", &attempt, "scm-rights", &path]);
-    match said(&mut run)?.as_str() {
-        "allowed" => Ok(()),
-        other => Err(other.to_owned()),
-    }
+    let op = format!("scm-rights {path}");
+    all_outside(&[&op])?;
+    each_policed(&[&format!("--allow-net=unix:{path}")], &[(&op, ALLOWED), ("pass-own", ALLOWED)])
 }
