@@ -2,6 +2,7 @@
 
 mod apt;
 mod bench;
+mod bench_dns;
 mod build;
 mod command;
 mod counts;
@@ -54,6 +55,8 @@ enum Verb {
     Test(test::Args),
     /// Measure what an operation costs, in guest instructions.
     Bench(bench::Args),
+    /// Measure how fast the DNS gate answers, beside dnsmasq and unbound, on this machine.
+    BenchDns(bench_dns::Args),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Verb::Fuzz(args) => fuzz::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::BenchDns(args) => bench_dns::run(&args),
     };
     match result {
         Ok(status) => ExitCode::from(status),

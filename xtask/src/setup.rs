@@ -125,6 +125,11 @@ pub fn ensure_systemd() -> Result<()> {
     install(&missing)
 }
 
+/// Name servers to compare with. `dnsmasq-base` starts nothing; the service of `unbound` is the package's own affair.
+pub fn ensure_name_servers() -> Result<()> {
+    install(&missing_programs(&[("dnsmasq", "dnsmasq-base"), ("unbound", "unbound")]))
+}
+
 /// What the demo needs on a host: something that brings up a network namespace.
 pub fn ensure_ip() -> Result<()> {
     if command::which("ip").is_some() || command::which("busybox").is_some() {

@@ -6,20 +6,19 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use hickory_proto::{op::ResponseCode, rr::RecordType};
+use hickory_proto::rr::RecordType;
 
 use super::{
-    Answered, GateEvent, Granting, Kernel, OverBudget, Quota, Rebinding, Refused, UpstreamFailed, Why,
+    Answered, GateEvent, Kernel, Why,
     answer::{self, Data, Selection, TTL},
-    budget::Exhausted,
     cache::{Cache, Remembered},
     ledger::{Change, LedgerError},
     question::{self, Parsed, Question, Transport},
+    refusal::refusal_code,
     reply::{self, Content, Reason, reason},
     scope::{Counted, Scope, State},
     table::{Cover, Covered},
 };
-use crate::policy::checked::DnsRefusal;
 
 /// Seconds that a grant outlives the answer, for what connects a little later than it may.
 pub const GRACE: u32 = 60;
@@ -175,7 +174,7 @@ impl Core {
                 "{} is answered with addresses that are {what}; see [network.dns] private",
                 question.key
             );
-            let code = refusal(state);
+            let code = refusal_code(state);
             let reason = Reason { code: reason::FILTERED, text };
             return reply::error(&question.plain, Some(&question.query), code, Some(reason));
         }
@@ -265,147 +264,5 @@ impl Core {
             let gone = state.ledger.sweep(now);
             self.revoke(scope.id, &gone);
         }
-    }
-
-    fn refuse(
-        &self,
-        asker: &Asker,
-        state: &mut State,
-        question: &Question,
-        cover: &Cover,
-        now: u32,
-    ) -> Vec<u8> {
-        match cover {
-            Cover::Denied(rule) => self.refuse_as(asker, state, question, Why::Denied, Some(*rule), now),
-            Cover::Nothing | Cover::By(_) => self.refuse_as(asker, state, question, Why::NoRule, None, now),
-        }
-    }
-
-    fn refuse_as(
-        &self,
-        asker: &Asker,
-        state: &mut State,
-        question: &Question,
-        why: Why,
-        rule: Option<u32>,
-        now: u32,
-    ) -> Vec<u8> {
-        let name = question.key.to_string();
-        let text = match why {
-            Why::NoRule => format!("no rule allows the name; network.allow = [\"{name}:PORT\"] would"),
-            Why::Denied => "a rule denies the name".to_owned(),
-            Why::LeadsToDenied => "the name leads to one that a rule denies".to_owned(),
-        };
-        if let Some(unreported) = state.quiet.tell(&question.key, question.kind().into(), now) {
-            let kind = question.kind().to_string();
-            let refused = Refused {
-                enforced: state.table.enforces(),
-                scope: asker.scope.id,
-                netns: asker.netns,
-                name,
-                kind,
-                why,
-                rule,
-                unreported,
-            };
-            (self.events)(GateEvent::Refused(refused));
-        }
-        let reason = Reason { code: reason::PROHIBITED, text };
-        reply::error(&question.plain, Some(&question.query), refusal(state), Some(reason))
-    }
-
-    fn rebinding(
-        &self,
-        asker: &Asker,
-        state: &mut State,
-        question: &Question,
-        covered: &Covered,
-        (addresses, what): (Vec<IpAddr>, &'static str),
-        now: u32,
-    ) {
-        if state.quiet.is_new(&question.key, question.kind().into(), now) {
-            (self.events)(GateEvent::Rebinding(Rebinding {
-                enforced: state.table.enforces(),
-                scope: asker.scope.id,
-                netns: asker.netns,
-                name: question.key.to_string(),
-                kind: question.kind().to_string(),
-                addresses,
-                what,
-                rule: covered.rule,
-            }));
-        }
-    }
-
-    fn over_budget(
-        &self,
-        asker: &Asker,
-        question: &Question,
-        covered: &Covered,
-        over: &Exhausted,
-        enforced: bool,
-    ) -> Vec<u8> {
-        let Exhausted { quota, limit, first } = *over;
-        if first {
-            (self.events)(GateEvent::OverBudget(OverBudget {
-                enforced,
-                scope: asker.scope.id,
-                netns: asker.netns,
-                name: question.key.to_string(),
-                rule: covered.rule,
-                quota,
-                limit,
-            }));
-        }
-        let text = match quota {
-            Quota::QueriesPerMinute => format!("more than {limit} questions a minute; see [network.dns]"),
-            Quota::LabelBytesPerHour => {
-                format!("more than {limit} bytes of names an hour; see [network.dns]")
-            }
-            Quota::Waiting => format!("more than {limit} questions wait for an answer"),
-        };
-        let reason = Reason { code: reason::PROHIBITED, text };
-        reply::error(&question.plain, Some(&question.query), ResponseCode::Refused, Some(reason))
-    }
-
-    fn failed(&self, asker: &Asker, question: &Question, error: String, now: u32) -> Vec<u8> {
-        let mut state = asker.scope.lock();
-        let told = state.quiet.is_new(&question.key, question.kind().into(), now);
-        drop(state);
-        let reason = Reason { code: reason::NO_REACHABLE_AUTHORITY, text: error.clone() };
-        if told {
-            (self.events)(GateEvent::UpstreamFailed(UpstreamFailed {
-                scope: asker.scope.id,
-                netns: asker.netns,
-                name: question.key.to_string(),
-                kind: question.kind().to_string(),
-                error,
-            }));
-        }
-        reply::error(&question.plain, Some(&question.query), ResponseCode::ServFail, Some(reason))
-    }
-
-    fn not_granted(
-        &self,
-        asker: &Asker,
-        state: &mut State,
-        question: &Question,
-        error: String,
-        now: u32,
-    ) -> Vec<u8> {
-        let reason = Reason { code: reason::OTHER, text: error.clone() };
-        if state.quiet.is_new(&question.key, question.kind().into(), now) {
-            let name = question.key.to_string();
-            let granting = Granting { scope: asker.scope.id, netns: asker.netns, name, error };
-            (self.events)(GateEvent::NotGranted(granting));
-        }
-        reply::error(&question.plain, Some(&question.query), ResponseCode::ServFail, Some(reason))
-    }
-}
-
-fn refusal(state: &State) -> ResponseCode {
-    match state.table.settings().refusal {
-        DnsRefusal::Nxdomain => ResponseCode::NXDomain,
-        DnsRefusal::Refused => ResponseCode::Refused,
     }
 }

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    DnsConfig, GateEvent, Granting, Kernel, NameTable,
+    DnsConfig, GateEvent, Granting, Held, Kernel, NameTable,
     clock::boot_seconds,
     core::{Asker, Core},
     resolve::Resolver,
@@ -159,6 +159,18 @@ impl Gate {
         }
         self.note_ports(&open);
         self.core.forget(scope);
+    }
+
+    /// Which names of a scope were answered with which addresses, for [`Gate::recall`] of the daemon that comes after.
+    #[must_use]
+    pub fn held(&self, scope: u32) -> Vec<Held> {
+        self.core.known(scope).map(|scope| scope.lock().ledger.held()).unwrap_or_default()
+    }
+
+    /// Takes over what an earlier gate has held for a scope: to be called before the scope's first [`Gate::switch`], which hands
+    /// over what of it the policy allows. Expiry is by the clock of this boot.
+    pub fn recall(&self, scope: u32, held: &[Held]) {
+        self.core.scope(scope).lock().ledger.recall(held);
     }
 
     /// The name that an address is allowed for by a rule, as it was asked for.

@@ -19,14 +19,25 @@ const MAX_NAMES: usize = 32;
 /// What names allow for addresses.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    addresses: HashMap<PrefixData, Held>,
+    addresses: HashMap<PrefixData, Entry>,
 }
 
 #[derive(Debug, Clone)]
-struct Held {
+struct Entry {
     /// Names that were answered with the address, and when that is over.
     names: Vec<(Key, u32)>,
     granted: Granted,
+}
+
+/// That a name was answered with an address, for the daemon that comes after.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Held {
+    /// The name asked for.
+    pub name: String,
+    /// The address.
+    pub address: IpAddr,
+    /// Seconds since boot from which it no longer holds.
+    pub expires: u32,
 }
 
 /// A step that the kernel has to take, and ours after it.
@@ -111,7 +122,7 @@ impl Ledger {
     /// The kernel has taken these steps.
     pub fn commit(&mut self, changes: Vec<Change>) {
         for Change { address, granted, before: _, names } in changes {
-            self.addresses.insert(address, Held { names, granted });
+            self.addresses.insert(address, Entry { names, granted });
         }
     }
 
@@ -148,7 +159,7 @@ impl Ledger {
             }
             match granted(table, &names) {
                 Ok(granted) => {
-                    left.addresses.insert(*data, Held { names, granted });
+                    left.addresses.insert(*data, Entry { names, granted });
                 }
                 Err(error) => {
                     lost.push((names.first().map(|(name, _)| name.to_string()).unwrap_or_default(), error));
@@ -156,6 +167,32 @@ impl Ledger {
             }
         }
         (left, lost)
+    }
+
+    /// Which names were answered with which addresses.
+    pub fn held(&self) -> Vec<Held> {
+        let of = |(data, entry): (&PrefixData, &Entry)| {
+            let address = address(*data);
+            let held = entry.names.iter().map(|(name, expires)| (name.to_string(), *expires));
+            held.map(|(name, expires)| Held { name, address, expires }).collect::<Vec<_>>()
+        };
+        self.addresses.iter().flat_map(of).collect()
+    }
+
+    /// Takes over what another has held. It is allowed once a table says so ([`Ledger::under`]).
+    pub fn recall(&mut self, held: &[Held]) {
+        for Held { name, address, expires } in held {
+            let Some(key) = Key::parse(name) else { continue };
+            if self.addresses.len() >= MAX_GRANTED as usize {
+                return;
+            }
+            let nothing =
+                || Entry { names: Vec::new(), granted: Granted { grants: [Grant::NOTHING; GRANTS] } };
+            let names = &mut self.addresses.entry(prefix_data(*address)).or_insert_with(nothing).names;
+            if names.len() < MAX_NAMES && !names.iter().any(|(known, _)| *known == key) {
+                names.push((key, *expires));
+            }
+        }
     }
 
     /// All that it holds.

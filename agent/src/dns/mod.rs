@@ -18,6 +18,7 @@ mod ledger;
 mod name;
 mod question;
 mod quiet;
+mod refusal;
 mod reply;
 mod resolve;
 mod scope;
@@ -40,6 +41,7 @@ pub use self::{
     config::{DnsConfig, RESOLV_CONF, Server, ServerError, Upstreams},
     event::{Answered, GateEvent, Granting, OverBudget, Quota, Rebinding, Refused, UpstreamFailed, Why},
     gate::Gate,
+    ledger::Held,
     table::{NameTable, TableInput},
 };
 

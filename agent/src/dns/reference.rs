@@ -36,6 +36,8 @@ use crate::policy::checked::{DnsSettings, Mode, NameRule};
 pub struct Recorder {
     /// What holds.
     pub granted: Mutex<BTreeMap<PrefixData, Granted>>,
+    /// What it does not take.
+    pub refused: Mutex<BTreeSet<PrefixData>>,
 }
 
 impl Recorder {
@@ -47,6 +49,9 @@ impl Recorder {
 
 impl Kernel for Recorder {
     fn grant(&self, _: u32, address: PrefixData, granted: &Granted) -> io::Result<()> {
+        if self.refused.lock().unwrap_or_else(PoisonError::into_inner).contains(&address) {
+            return Err(io::Error::from_raw_os_error(libc::E2BIG));
+        }
         self.granted.lock().unwrap_or_else(PoisonError::into_inner).insert(address, *granted);
         Ok(())
     }

@@ -22,7 +22,7 @@ use stockade_common::net::{Grant, TCP, port_key};
 
 use super::{
     super::{
-        Answered, GateEvent, Quota, Refused, Why, clock::boot_seconds, core::GRACE, ledger::prefix_data,
+        Answered, GateEvent, Held, Quota, Refused, Why, clock::boot_seconds, core::GRACE, ledger::prefix_data,
     },
     stage::*,
 };
@@ -339,4 +339,48 @@ fn where_nothing_is_enforced_all_is_answered_and_told() {
         &stage.events()[0],
         GateEvent::Refused(Refused { enforced: false, why: Why::NoRule, .. })
     ));
+}
+
+#[test]
+fn what_one_gate_has_held_another_takes_over() {
+    let server = NameServer::honest(|query| vec![address(&query.name, 300, "192.0.2.1")]);
+    let policy = allowing(&["a.test", "*.w.test"]);
+    let before = Stage::new(&[server.address], &policy);
+    before.ask("a.test", RecordType::A);
+    before.ask("b.w.test", RecordType::A);
+    let mut held = before.gate.held(SCOPE);
+    assert_eq!(held.len(), 2);
+    held.extend(held.clone().into_iter().map(|held| Held { name: "evil.test".into(), ..held }));
+    held.push(Held { address: "127.0.0.1".parse().unwrap(), ..held[0].clone() });
+    held.push(Held { address: "192.0.2.3".parse().unwrap(), expires: 1, ..held[0].clone() });
+    let after = Stage::new(&[server.address], &Policy::default());
+    after.gate.recall(SCOPE, &held);
+    let handed = after.gate.switch(SCOPE, policy.table(), Ok::<_, ()>).unwrap();
+    let data = prefix_data("192.0.2.1".parse().unwrap());
+    assert_eq!(handed.iter().map(|(address, _)| *address).collect::<Vec<_>>(), [data]);
+    assert_eq!(after.gate.name_of(SCOPE, data, 11).as_deref(), Some("b.w.test"));
+    assert!(after.gate.held(SCOPE).iter().all(|held| held.name != "evil.test"));
+}
+
+#[test]
+fn what_the_kernel_does_not_take_is_not_answered_and_the_rest_is_taken_back() {
+    let server = NameServer::honest(|query| {
+        let mut records = vec![address(&query.name, 300, "192.0.2.1")];
+        if query.name == name("both.test") {
+            records.push(address(&query.name, 300, "192.0.2.2"));
+            records.push(address(&query.name, 300, "192.0.2.3"));
+        }
+        records
+    });
+    let stage = Stage::new(&[server.address], &allowing(&["a.test", "both.test"]));
+    stage.kernel.refused.lock().unwrap().insert(prefix_data("192.0.2.3".parse().unwrap()));
+    assert_eq!(addresses(&stage.ask("a.test", RecordType::A)), ["192.0.2.1"]);
+    let before = stage.kernel.granted.lock().unwrap().clone();
+    let reply = stage.ask("both.test", RecordType::A);
+    assert_eq!((code(&reply), reply.answers.len()), (ResponseCode::ServFail, 0));
+    assert_eq!(*stage.kernel.granted.lock().unwrap(), before);
+    assert!(matches!(&stage.events()[1], GateEvent::NotGranted(granting) if granting.name == "both.test"));
+    stage.kernel.refused.lock().unwrap().clear();
+    assert_eq!(addresses(&stage.ask("both.test", RecordType::A)).len(), 3);
+    stage.granted_are(&["192.0.2.1", "192.0.2.2", "192.0.2.3"]);
 }
