@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use aya::maps::{Array, HashMap, PerCpuArray};
+use aya::maps::{Array, HashMap, MapError, PerCpuArray};
 use stockade_common::{
     counter::COUNTERS,
     limits::{MAX_SCOPES, MAX_SLOTS},
@@ -160,7 +160,7 @@ impl Enforcer {
         let tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
         match tags.get(&cgroup_id, 0) {
             Ok(tag) => Ok(tag.flags & TAG_BY_HAND != 0),
-            Err(aya::maps::MapError::KeyNotFound) => Ok(false),
+            Err(MapError::KeyNotFound) => Ok(false),
             Err(error) => Err(failed("TAGS")(error)),
         }
     }
@@ -179,11 +179,7 @@ impl Enforcer {
     /// If the map cannot be changed.
     pub fn untag(&mut self, cgroup_id: u64) -> Result<bool, KernelError> {
         let mut tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
-        match tags.remove(&cgroup_id) {
-            Ok(()) => Ok(true),
-            Err(aya::maps::MapError::KeyNotFound) => Ok(false),
-            Err(error) => Err(failed("TAGS")(error)),
-        }
+        was_there(tags.remove(&cgroup_id)).map_err(failed("TAGS"))
     }
 
     /// Scope of a cgroup.
@@ -194,7 +190,7 @@ impl Enforcer {
         let tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
         match tags.get(&cgroup_id, 0) {
             Ok(tag) => Ok(Some(Scope(tag.scope))),
-            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(failed("TAGS")(error)),
         }
     }
@@ -264,7 +260,7 @@ impl Enforcer {
         let held: HashMap<_, u32, u64> = map(&mut self.ebpf, "HELD")?;
         match held.get(&pid, 0) {
             Ok(cgroup_id) => Ok(Some(cgroup_id)),
-            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(failed("HELD")(error)),
         }
     }
@@ -275,10 +271,7 @@ impl Enforcer {
     /// If the map cannot be changed.
     pub fn release(&mut self, pid: u32) -> Result<(), KernelError> {
         let mut held: HashMap<_, u32, u64> = map(&mut self.ebpf, "HELD")?;
-        match held.remove(&pid) {
-            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(failed("HELD")(error)),
-        }
+        was_there(held.remove(&pid)).map(drop).map_err(failed("HELD"))
     }
 
     /// Puts a host's own table in place of what was there: see [`crate::policy::host`].
@@ -366,6 +359,17 @@ impl Enforcer {
     }
 }
 
-fn failed(map: &'static str) -> impl FnOnce(aya::maps::MapError) -> KernelError + use<> {
+/// Whether something was taken out of a map: what is not there needs not be.
+fn was_there(removed: Result<(), MapError>) -> Result<bool, MapError> {
+    match removed {
+        Ok(()) => Ok(true),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn failed(map: &'static str) -> impl FnOnce(MapError) -> KernelError + use<> {
     move |source| KernelError::Map { map, source }
 }
