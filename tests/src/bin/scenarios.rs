@@ -14,6 +14,21 @@ fn main() -> ExitCode {
         let probed = scenario::daemon::probe(&words.next().unwrap_or_default());
         return if probed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
+    let rest: Vec<String> = words.collect();
+    if let [folder, number] = &rest[..] {
+        let done = match &*filter {
+            scenario::limits::CROWD => scenario::limits::crowd(folder, number).map(|free| println!("{free}")),
+            scenario::limits::MAKER => scenario::limits::make(folder, number),
+            _ => Err(format!("what is {filter}?")),
+        };
+        return done.map_or_else(
+            |error| {
+                eprintln!("scenarios: {error}");
+                ExitCode::FAILURE
+            },
+            |()| ExitCode::SUCCESS,
+        );
+    }
     match scenario::main(&filter) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

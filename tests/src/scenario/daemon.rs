@@ -11,29 +11,35 @@ use std::time::{Duration, Instant};
 
 use super::listeners;
 
-const POLICY: &str = "/etc/stockade/policies.d/ci.toml";
-const TREE: &str = "/sys/fs/cgroup";
-const OPEN: &str = "/daemon/open";
-const SECRET: &str = "/daemon/secret";
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const POLICY: &str = "/etc/stockade/policies.d/ci.toml";
+pub(super) const TREE: &str = "/sys/fs/cgroup";
+pub(super) const OPEN: &str = "/daemon/open";
+pub(super) const SECRET: &str = "/daemon/secret";
+pub(super) const PATIENCE: Duration = Duration::from_secs(120);
 const RELOADS: u32 = 50;
 
-fn text(error: impl std::fmt::Display) -> String {
+pub(super) fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
 /// A daemon; it is killed, and all is let go, when this is dropped.
-struct Daemon(Child);
+pub(super) struct Daemon(pub(super) Child);
 
 impl Daemon {
     /// Starts one with the policy `ci` for `/ci`.
-    fn start(more: &str) -> Result<Self, String> {
+    pub(super) fn start(more: &str) -> Result<Self, String> {
         prepare(more).map_err(text)?;
         Self::again()
     }
 
-    fn again() -> Result<Self, String> {
-        let child = Command::new("stockade").arg("daemon").stdin(Stdio::null()).spawn().map_err(text)?;
+    pub(super) fn again() -> Result<Self, String> {
+        Self::with(&[])
+    }
+
+    /// Starts one for the policies that are there.
+    pub(super) fn with(words: &[&str]) -> Result<Self, String> {
+        let mut command = Command::new("stockade");
+        let child = command.arg("daemon").args(words).stdin(Stdio::null()).spawn().map_err(text)?;
         let mut daemon = Self(child);
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
@@ -48,7 +54,7 @@ impl Daemon {
         Err("the daemon was not ready in time".into())
     }
 
-    fn kill(mut self) -> Result<(), String> {
+    pub(super) fn kill(mut self) -> Result<(), String> {
         self.0.kill().and_then(|()| self.0.wait()).map_err(text)?;
         std::mem::forget(self);
         Ok(())
@@ -69,7 +75,7 @@ impl Drop for Daemon {
     }
 }
 
-fn policy(more: &str) -> String {
+pub(super) fn policy(more: &str) -> String {
     let port = listeners::port();
     format!(
         "version = 1\nname = \"ci\"\nextends = [\"base\"]\n[scope]\ncgroups = [\"/ci\"]\n[network]\nallow = \
@@ -78,7 +84,7 @@ fn policy(more: &str) -> String {
     )
 }
 
-fn prepare(more: &str) -> io::Result<()> {
+pub(super) fn prepare(more: &str) -> io::Result<()> {
     for folder in ["/daemon", "/etc/stockade/policies.d"] {
         fs::create_dir_all(folder)?;
     }
@@ -87,7 +93,7 @@ fn prepare(more: &str) -> io::Result<()> {
     fs::write(POLICY, policy(more))
 }
 
-fn stockade(words: &[&str]) -> Result<String, String> {
+pub(super) fn stockade(words: &[&str]) -> Result<String, String> {
     let output = Command::new("stockade").args(words).output().map_err(text)?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() {
@@ -97,17 +103,17 @@ fn stockade(words: &[&str]) -> Result<String, String> {
 }
 
 /// A script's line that says `went` or `refused`, by a builtin, so that nothing is executed for it.
-fn reads(file: &str) -> String {
+pub(super) fn reads(file: &str) -> String {
     format!("if read x < {file}; then echo went; else echo refused; fi 2>/dev/null")
 }
 
 /// What a script says that a shell executes once it is in a cgroup.
-fn said_in(cgroup: &str, script: &str) -> Result<String, String> {
+pub(super) fn said_in(cgroup: &str, script: &str) -> Result<String, String> {
     entering(cgroup, &format!("exec /bin/sh -c '{script}'"))
 }
 
 /// What a shell says that is still what started it: it has executed nothing since it entered the cgroup.
-fn entering(cgroup: &str, script: &str) -> Result<String, String> {
+pub(super) fn entering(cgroup: &str, script: &str) -> Result<String, String> {
     let folder = format!("{TREE}/{cgroup}");
     fs::create_dir_all(&folder).map_err(|e| format!("{folder}: {e}"))?;
     let script = format!("echo $$ > {folder}/cgroup.procs || exit 9\n{script}");
@@ -116,13 +122,13 @@ fn entering(cgroup: &str, script: &str) -> Result<String, String> {
     Ok(if output.status.success() { said } else { format!("{said}{}", output.status) })
 }
 
-fn expect(what: &str, got: Result<String, String>, wanted: &str) -> Result<(), String> {
+pub(super) fn expect(what: &str, got: Result<String, String>, wanted: &str) -> Result<(), String> {
     let got = got.map_err(|why| format!("{what}: {why}"))?;
     if got == wanted { Ok(()) } else { Err(format!("{what}: {got:?} instead of {wanted:?}")) }
 }
 
 /// Denied, the allowed twin, and the control outside; in a cgroup that is new.
-fn holds(cgroup: &str) -> Result<(), String> {
+pub(super) fn holds(cgroup: &str) -> Result<(), String> {
     expect("denied", said_in(cgroup, &reads(SECRET)), "refused")?;
     expect("allowed", said_in(cgroup, &reads(OPEN)), "went")?;
     expect("outside", said_in("elsewhere", &reads(SECRET)), "went")

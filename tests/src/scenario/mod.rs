@@ -3,8 +3,10 @@
 mod batch;
 pub mod daemon;
 mod events;
+mod failures;
 mod flags;
 mod lifecycle;
+pub mod limits;
 mod links;
 mod listeners;
 mod remember;
@@ -12,6 +14,7 @@ mod renames;
 mod survival;
 mod table;
 mod terminal;
+mod waiting;
 
 use std::io;
 
