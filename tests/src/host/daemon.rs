@@ -161,7 +161,12 @@ pub fn log() -> String {
 /// What it has logged since `marker`, which [`mark`] returned.
 pub fn log_since(marker: &str) -> Checked<String> {
     run(&["journalctl", "--sync"])?;
-    run(&["journalctl", "--no-pager", "--quiet", "--output=cat", "--unit", UNIT, "--after-cursor", marker])
+    // Not `--unit`: if the marked entry is another unit's, the first of this one is passed over.
+    let entries = run(&["journalctl", "--no-pager", "--quiet", "--output=json", "--after-cursor", marker])?;
+    let entries = entries.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let own = entries.filter(|entry| entry["_SYSTEMD_UNIT"] == UNIT);
+    let lines: Vec<String> = own.filter_map(|entry| entry["MESSAGE"].as_str().map(str::to_owned)).collect();
+    Ok(lines.join("\n"))
 }
 
 /// The last denials it has told of, for an error.
