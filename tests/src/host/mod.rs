@@ -15,6 +15,7 @@ mod plain;
 pub mod probe;
 mod removal;
 mod server;
+mod survival;
 mod unit;
 mod upgrade;
 
