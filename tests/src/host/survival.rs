@@ -53,9 +53,8 @@ fn hangs() -> Checked {
     let restarts = property(UNIT, "NRestarts")?;
     run(&["kill", "-STOP", &pid])?;
     let begin = Instant::now();
-    workload.report.goes_on()?;
     fresh("while-it-hangs.service")?;
-    ensure(daemon::pid()? == pid, || "it was gone before it had hung for long: this proves nothing".into())?;
+    ensure(daemon::pid()? == pid, || "it was gone before that unit had ended: this proves nothing".into())?;
     daemon::another(&pid)?;
     println!("   replaced after {:.0} s", begin.elapsed().as_secs_f32());
     ensure(property(UNIT, "NRestarts")? != restarts, || "not systemd has started it".into())?;
