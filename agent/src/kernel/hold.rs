@@ -205,13 +205,23 @@ impl Enforcer {
         tags.collect::<Result<_, _>>().map_err(failed("TAGS"))
     }
 
-    /// Tells the programs how many tags there are.
+    /// Tags by cgroup, and tells the programs how many there are. What they have counted meanwhile is counted on top: this takes
+    /// its time, and a number from before it would give more of the room away.
     ///
     /// # Errors
-    /// If the map cannot be changed.
-    pub fn set_tag_count(&mut self, tags: u64) -> Result<(), KernelError> {
+    /// If a map cannot be read or changed.
+    pub fn count_tags(&mut self) -> Result<Vec<(u64, Scope)>, KernelError> {
+        let before = self.tag_count()?;
+        let tags = self.tags()?;
+        let since = self.tag_count()?.saturating_sub(before);
         let mut count: Array<_, u64> = map(&mut self.ebpf, "TAG_COUNT")?;
-        count.set(0, tags, 0).map_err(failed("TAG_COUNT"))
+        count.set(0, tags.len() as u64 + since, 0).map_err(failed("TAG_COUNT"))?;
+        Ok(tags)
+    }
+
+    fn tag_count(&mut self) -> Result<u64, KernelError> {
+        let count: Array<_, u64> = map(&mut self.ebpf, "TAG_COUNT")?;
+        count.get(&0, 0).map_err(failed("TAG_COUNT"))
     }
 
     /// Whether a tag could not be inherited, so that programs ask ancestors, and nobody starts anything.
