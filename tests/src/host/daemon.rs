@@ -111,8 +111,9 @@ pub fn reload_by_request() -> Checked {
 /// Waits until another daemon than `before` answers, which has taken over what that one has left.
 pub fn another(before: &str) -> Checked {
     until(120, "another daemon", || {
-        let active = is_active()? && property(UNIT, "MainPID")? != before;
-        Ok(active.then_some(()))
+        // In this order: the one before may end between the two questions.
+        let pid = property(UNIT, "MainPID")?;
+        Ok((pid != "0" && pid != before && is_active()?).then_some(()))
     })
     .map_err(|e| format!("{e}: {}", log()))?;
     let adopted = status()?["adopted"].clone();
