@@ -46,6 +46,8 @@ pub fn cgroup_mkdir(ctx: &BtfTracePointContext) {
         }
     }
     let Some(tag) = tag::exact(parent) else { return };
+    // Whether there is room for its own tag or not: its tasks must get as far as asking.
+    let _ = tag::set_filtered(id);
     let Some(count) = TAG_COUNT.get_ptr_mut(0) else { return lose(&tag) };
     // What is made inside a tag must leave room for what only its path can tag: its ancestors say whose it is.
     // SAFETY: a map value; a lost addition is made good by userspace.

@@ -48,10 +48,23 @@ pub fn nightly() -> bool {
 
 /// The map of aya-log's lines: it tells the two kinds of objects apart.
 const LOG_MAP: &[u8] = b"AYA_LOGS";
+/// What makes other instructions of the same source.
+const OTHER: &str = "--config=profile.release.opt-level=2";
 
-/// Builds `target/bpf/stockade.o` and `null.o`, or with `debug_log` `target/bpf/stockade-debug.o`, whose programs also write lines for
-/// `stockade doctor --kernel-log`.
-pub fn ebpf(debug_log: bool) -> Result<()> {
+/// What is made of the kernel programs' source.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ebpf {
+    /// `target/bpf/stockade.o` and `null.o`.
+    Release,
+    /// `target/bpf/stockade-debug.o`, whose programs also write lines for `stockade doctor --kernel-log`.
+    Debug,
+    /// `target/bpf/stockade-other.o`: the same programs of other instructions, as another compiler might make them, for tests of
+    /// what an upgrade does.
+    Other,
+}
+
+/// Builds the kernel programs.
+pub fn ebpf(which: Ebpf) -> Result<()> {
     let root = command::root();
     let linker = setup::bpf_linker()?;
     if !linker.exists() {
@@ -78,7 +91,8 @@ pub fn ebpf(debug_log: bool) -> Result<()> {
         .current_dir(root.join("agent-ebpf"))
         .args(["--locked", "--release", "--target", "bpfel-unknown-none"])
         .args(quiet())
-        .args(debug_log.then_some("--features=debug-log"))
+        .args((which == Ebpf::Debug).then_some("--features=debug-log"))
+        .args((which == Ebpf::Other).then_some(OTHER))
         .env("CARGO_TARGET_DIR", &target)
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
     // What the calling cargo set up for its own toolchain would mislead this one.
@@ -87,14 +101,15 @@ pub fn ebpf(debug_log: bool) -> Result<()> {
     }
     command::run(&mut cargo).context("building the eBPF programs")?;
     fs::create_dir_all(root.join("target/bpf"))?;
-    for (name, object_name) in if debug_log {
-        vec![("stockade", "stockade-debug")]
-    } else {
-        vec![("stockade", "stockade"), ("null", "null")]
-    } {
+    let objects: &[(&str, &str)] = match which {
+        Ebpf::Release => &[("stockade", "stockade"), ("null", "null")],
+        Ebpf::Debug => &[("stockade", "stockade-debug")],
+        Ebpf::Other => &[("stockade", "stockade-other")],
+    };
+    for (name, object_name) in objects {
         let built = target.join("bpfel-unknown-none/release").join(name);
         let new = fs::read(&built).with_context(|| format!("reading {}", built.display()))?;
-        if new.windows(LOG_MAP.len()).any(|name| name == LOG_MAP) != debug_log {
+        if new.windows(LOG_MAP.len()).any(|name| name == LOG_MAP) != (which == Ebpf::Debug) {
             bail!("{}: log lines belong into the debug object, and only there", built.display());
         }
         let object = object(object_name);
@@ -156,10 +171,25 @@ pub fn all() -> Result<PathBuf> {
     setup::ensure_build()?;
     // On stderr: stdout belongs to what runs in a guest.
     eprintln!("building the eBPF programs");
-    ebpf(false)?;
+    ebpf(Ebpf::Release)?;
     eprintln!("building stockade");
     release(&["--package", "stockade", "--features", "embedded-bpf"])?;
     Ok(agent())
+}
+
+/// Builds another agent, whose kernel programs are of [other instructions](Ebpf::Other), and the agent itself.
+pub fn another() -> Result<PathBuf> {
+    setup::ensure_build()?;
+    eprintln!("building stockade with other kernel programs");
+    ebpf(Ebpf::Other)?;
+    release(&["--package", "stockade", "--features", "other-bpf"])?;
+    // Cargo gives both the same name.
+    let folder = command::root().join("target/other");
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let to = folder.join("stockade");
+    fs::copy(agent(), &to).with_context(|| format!("writing {}", to.display()))?;
+    all()?;
+    Ok(to)
 }
 
 #[cfg(test)]

@@ -46,12 +46,21 @@ fn scenarios_line(line: &str) -> Option<Counts> {
 
 /// Prints what it keeps, but for the guest's own line of counts: there is one such line, at the end.
 #[derive(Default)]
-pub struct Tee(Vec<u8>);
+pub struct Tee {
+    kept: Vec<u8>,
+    /// Before each line, where guests run side by side.
+    prefix: String,
+}
 
 impl Tee {
+    /// For a guest that is not alone.
+    pub fn named(guest: &str) -> Self {
+        Self { kept: Vec::new(), prefix: format!("[{guest}] ") }
+    }
+
     /// What a guest that ended with `status` counted. One that failed without a failed test counts as a failure.
     pub fn counts(&self, guest: &str, status: u8) -> Counts {
-        let text = String::from_utf8_lossy(&self.0);
+        let text = String::from_utf8_lossy(&self.kept);
         let mut counts = text.lines().rev().find_map(scenarios_line).unwrap_or_default();
         if counts.failed == 0 && (status != 0 || counts.passed == 0) {
             println!("FAIL {guest}: the scenarios ended with {status} after {} passed", counts.passed);
@@ -63,13 +72,13 @@ impl Tee {
 
 impl Write for Tee {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut seen = self.0.iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1);
-        self.0.extend_from_slice(bytes);
-        while let Some(length) = self.0[seen..].iter().position(|byte| *byte == b'\n') {
-            let line = String::from_utf8_lossy(&self.0[seen..seen + length]).into_owned();
+        let mut seen = self.kept.iter().rposition(|byte| *byte == b'\n').map_or(0, |index| index + 1);
+        self.kept.extend_from_slice(bytes);
+        while let Some(length) = self.kept[seen..].iter().position(|byte| *byte == b'\n') {
+            let line = String::from_utf8_lossy(&self.kept[seen..seen + length]).into_owned();
             match scenarios_line(&line) {
-                Some(_) => println!("in this guest: {line}"),
-                None => println!("{line}"),
+                Some(_) => println!("{}in this guest: {line}", self.prefix),
+                None => println!("{}{line}", self.prefix),
             }
             seen += length + 1;
         }

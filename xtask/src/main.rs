@@ -62,7 +62,8 @@ enum Verb {
 fn main() -> ExitCode {
     let result = match Cli::parse().verb {
         Verb::Setup => setup::run().map(|()| 0),
-        Verb::BuildEbpf { debug_log } => build::ebpf(debug_log).map(|()| 0),
+        Verb::BuildEbpf { debug_log: true } => build::ebpf(build::Ebpf::Debug).map(|()| 0),
+        Verb::BuildEbpf { debug_log: false } => build::ebpf(build::Ebpf::Release).map(|()| 0),
         Verb::Build => build::all().map(|agent| {
             println!("built {}", agent.display());
             0

@@ -5,6 +5,8 @@ use std::{
     io::{self, Write as _},
     path::Path,
     process::Stdio,
+    sync::{Mutex, PoisonError},
+    thread,
     time::Duration,
 };
 
@@ -15,7 +17,8 @@ use crate::{
     counts::{Counts, Tee, cargo_line},
     fuzz,
     guest::Guest,
-    kernels, package, setup, systemd, vm,
+    kernels::{self, Kernel},
+    package, setup, systemd, vm,
 };
 
 /// A boot where BPF LSM programs load and never run; it also lacks IPv6.
@@ -117,22 +120,52 @@ fn guests(lines: &[&str], filter: Option<&str>, total: &mut Counts) -> Result<()
     }
     let mut words = vec!["scenarios".to_owned()];
     words.extend(filter.map(str::to_owned));
+    let mut boots = Vec::new();
     for line in lines {
-        total.add(guest(line, payload.path(), &words, "")?);
+        boots.push(Boot { kernel: kernels::find(line, false)?, words: words.clone(), append: "" });
         if filter.is_none() {
-            let words = ["env", "SCENARIO_NO_BPF_LSM=1", "scenarios"].map(str::to_owned);
-            total.add(guest(line, payload.path(), &words, WITHOUT_BPF)?);
+            let words = ["env", "SCENARIO_NO_BPF_LSM=1", "scenarios"].map(str::to_owned).to_vec();
+            boots.push(Boot { kernel: kernels::find(line, false)?, words, append: WITHOUT_BPF });
         }
+    }
+    for counts in side_by_side(&boots, payload.path()) {
+        total.add(counts?);
     }
     Ok(())
 }
 
-fn guest(line: &str, payload: &Path, words: &[String], append: &str) -> Result<Counts> {
-    let kernel = kernels::find(line, false)?;
+/// A guest to boot.
+struct Boot {
+    kernel: Kernel,
+    words: Vec<String>,
+    append: &'static str,
+}
+
+/// Runs as many at once as there are CPUs, since each guest has one; the long ones first.
+fn side_by_side(boots: &[Boot], payload: &Path) -> Vec<Result<Counts>> {
+    let at_once = thread::available_parallelism().map_or(1, usize::from);
+    let mut order: Vec<&Boot> = boots.iter().collect();
+    order.sort_by_key(|boot| !boot.append.is_empty());
+    let waiting = Mutex::new(order.into_iter());
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
+    thread::scope(|scope| {
+        let run = || std::iter::from_fn(next).map(|boot| guest(boot, payload)).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..at_once.min(boots.len())).map(|_| scope.spawn(run)).collect();
+        threads
+            .into_iter()
+            .flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+fn guest(boot: &Boot, payload: &Path) -> Result<Counts> {
+    let Boot { kernel, words, append } = boot;
+    let name =
+        if append.is_empty() { kernel.version.clone() } else { format!("{}, no BPF LSM", kernel.version) };
     println!("== scenarios on {} {append}", kernel.version);
     let modules: Vec<&str> = MODULES.into_iter().filter(|name| has_module(&kernel.root, name)).collect();
     let guest = Guest {
-        kernel: &kernel,
+        kernel,
         payload: &[payload.to_path_buf()],
         programs: &[build::agent()],
         modules: &modules,
@@ -141,9 +174,9 @@ fn guest(line: &str, payload: &Path, words: &[String], append: &str) -> Result<C
         icount: false,
         command: words,
     };
-    let mut output = Tee::default();
+    let mut output = Tee::named(&name);
     let status = vm::report(guest.run(&mut output)?, &kernel.version);
-    Ok(output.counts(&kernel.version, status))
+    Ok(output.counts(&name, status))
 }
 
 /// A module's file is somewhere below its kernel's root.

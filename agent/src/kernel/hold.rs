@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use aya::maps::{Array, HashMap, PerCpuArray};
+use aya::maps::{Array, HashMap, MapError, PerCpuArray};
 use stockade_common::{
     counter::COUNTERS,
     limits::{MAX_SCOPES, MAX_SLOTS},
@@ -165,7 +165,7 @@ impl Enforcer {
         let tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
         match tags.get(&cgroup_id, 0) {
             Ok(tag) => Ok(tag.flags & TAG_BY_HAND != 0),
-            Err(aya::maps::MapError::KeyNotFound) => Ok(false),
+            Err(MapError::KeyNotFound) => Ok(false),
             Err(error) => Err(failed("TAGS")(error)),
         }
     }
@@ -187,11 +187,7 @@ impl Enforcer {
     /// If the map cannot be changed.
     pub fn untag(&mut self, cgroup_id: u64) -> Result<bool, KernelError> {
         let mut tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
-        match tags.remove(&cgroup_id) {
-            Ok(()) => Ok(true),
-            Err(error) if is_missing(&error) => Ok(false),
-            Err(error) => Err(failed("TAGS")(error)),
-        }
+        was_there(tags.remove(&cgroup_id)).map_err(failed("TAGS"))
     }
 
     /// Scope of a cgroup.
@@ -202,7 +198,7 @@ impl Enforcer {
         let tags: HashMap<_, u64, Tag> = map(&mut self.ebpf, "TAGS")?;
         match tags.get(&cgroup_id, 0) {
             Ok(tag) => Ok(Some(Scope(tag.scope))),
-            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(failed("TAGS")(error)),
         }
     }
@@ -217,13 +213,23 @@ impl Enforcer {
         tags.collect::<Result<_, _>>().map_err(failed("TAGS"))
     }
 
-    /// Tells the programs how many tags there are.
+    /// Tags by cgroup, and tells the programs how many there are. What they have counted meanwhile is counted on top: this takes
+    /// its time, and a number from before it would give more of the room away.
     ///
     /// # Errors
-    /// If the map cannot be changed.
-    pub fn set_tag_count(&mut self, tags: u64) -> Result<(), KernelError> {
+    /// If a map cannot be read or changed.
+    pub fn count_tags(&mut self) -> Result<Vec<(u64, Scope)>, KernelError> {
+        let before = self.tag_count()?;
+        let tags = self.tags()?;
+        let since = self.tag_count()?.saturating_sub(before);
         let mut count: Array<_, u64> = map(&mut self.ebpf, "TAG_COUNT")?;
-        count.set(0, tags, 0).map_err(failed("TAG_COUNT"))
+        count.set(0, tags.len() as u64 + since, 0).map_err(failed("TAG_COUNT"))?;
+        Ok(tags)
+    }
+
+    fn tag_count(&mut self) -> Result<u64, KernelError> {
+        let count: Array<_, u64> = map(&mut self.ebpf, "TAG_COUNT")?;
+        count.get(&0, 0).map_err(failed("TAG_COUNT"))
     }
 
     /// Processes that are in a tagged cgroup and not policed yet: id, and nanoseconds since boot at which they entered.
@@ -254,7 +260,7 @@ impl Enforcer {
         let held: HashMap<_, u32, u64> = map(&mut self.ebpf, "HELD")?;
         match held.get(&pid, 0) {
             Ok(cgroup_id) => Ok(Some(cgroup_id)),
-            Err(aya::maps::MapError::KeyNotFound) => Ok(None),
+            Err(MapError::KeyNotFound) => Ok(None),
             Err(error) => Err(failed("HELD")(error)),
         }
     }
@@ -265,12 +271,7 @@ impl Enforcer {
     /// If the map cannot be changed.
     pub fn release(&mut self, pid: u32) -> Result<(), KernelError> {
         let mut held: HashMap<_, u32, u64> = map(&mut self.ebpf, "HELD")?;
-        match held.remove(&pid) {
-            Ok(()) => Ok(()),
-            // The programs forget who has ended.
-            Err(error) if is_missing(&error) => Ok(()),
-            Err(error) => Err(failed("HELD")(error)),
-        }
+        was_there(held.remove(&pid)).map(drop).map_err(failed("HELD"))
     }
 
     /// Puts a host's own table in place of what was there: see [`crate::policy::host`].
@@ -358,15 +359,17 @@ impl Enforcer {
     }
 }
 
-/// Whether what was to be removed is not there: said by a look-up and by a removal in different ways.
-fn is_missing(error: &aya::maps::MapError) -> bool {
-    match error {
-        aya::maps::MapError::KeyNotFound => true,
-        aya::maps::MapError::SyscallError(error) => error.io_error.kind() == std::io::ErrorKind::NotFound,
-        _ => false,
+/// Whether something was taken out of a map: what is not there needs not be.
+fn was_there(removed: Result<(), MapError>) -> Result<bool, MapError> {
+    match removed {
+        Ok(()) => Ok(true),
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
     }
 }
 
-pub(super) fn failed(map: &'static str) -> impl FnOnce(aya::maps::MapError) -> KernelError + use<> {
+pub(super) fn failed(map: &'static str) -> impl FnOnce(MapError) -> KernelError + use<> {
     move |source| KernelError::Map { map, source }
 }

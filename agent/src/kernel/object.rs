@@ -27,8 +27,12 @@ pub fn find_debug() -> Result<(), KernelError> {
 
 #[cfg(feature = "embedded-bpf")]
 fn embedded() -> Result<Cow<'static, [u8]>, KernelError> {
+    #[cfg(not(feature = "other-bpf"))]
     const OBJECT: &[u8] =
         aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/stockade.o"));
+    #[cfg(feature = "other-bpf")]
+    const OBJECT: &[u8] =
+        aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bpf/stockade-other.o"));
     Ok(Cow::Borrowed(OBJECT))
 }
 

@@ -43,7 +43,7 @@ pub type Attempt<T = ()> = Result<T, Failure>;
 /// One verb: its name, how many arguments it takes, what it does.
 pub type Verb = (&'static str, usize, fn(&[String]) -> Attempt);
 
-const FAMILIES: [&[Verb]; 11] = [
+const FAMILIES: [&[Verb]; 12] = [
     open::VERBS,
     alias::VERBS,
     change::VERBS,

@@ -19,6 +19,21 @@ fn main() -> ExitCode {
         eprintln!("scenarios: {why}");
         return ExitCode::FAILURE;
     }
+    let rest: Vec<String> = words.collect();
+    if let [folder, number] = &rest[..] {
+        let done = match &*filter {
+            scenario::limits::CROWD => scenario::limits::crowd(folder, number).map(|free| println!("{free}")),
+            scenario::limits::MAKER => scenario::limits::make(folder, number),
+            _ => Err(format!("what is {filter}?")),
+        };
+        return done.map_or_else(
+            |error| {
+                eprintln!("scenarios: {error}");
+                ExitCode::FAILURE
+            },
+            |()| ExitCode::SUCCESS,
+        );
+    }
     match scenario::main(&filter) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

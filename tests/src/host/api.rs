@@ -1,7 +1,7 @@
 //! The API as others use it: curl, Prometheus, a member of the group, somebody else.
 
 use super::Scenario;
-use super::daemon::{self, CI};
+use super::daemon::{self, CI, SOCKET};
 use super::exec::{Checked, attempt, ensure, run, said, shell, text};
 use super::unit::Workload;
 
@@ -15,7 +15,6 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 const SCHEMA: &str = include_str!("../../../docs/schema/status-v1.json");
-const SOCKET: &str = "/run/stockade/stockade.sock";
 
 fn get(path: &str) -> Checked<String> {
     run(&[

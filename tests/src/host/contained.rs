@@ -15,26 +15,35 @@ pub const SCENARIOS: &[Scenario] = &[
 ];
 
 fn policy(runtime: Runtime, name: &str) -> String {
+    policy_for(&format!(r#"containers = [{{ runtime = "{}"{name} }}]"#, runtime.name()))
+}
+
+/// What containers may, where a rule holds.
+pub fn policy_for(rule: &str) -> String {
     format!(
         r#"version = 1
 name = "jobs"
 [scope]
-containers = [{{ runtime = "{}"{name} }}]
+{rule}
 [network]
 allow = ["127.0.0.1:7001/tcp"]
 [files]
 read = ["/**"]
 exec = ["/**"]
 deny = ["**/secret"]
-"#,
-        runtime.name()
+"#
     )
 }
 
 /// By runtime alone, which the kernel tags as the cgroup is made.
 fn strict(runtime: Runtime) -> Checked {
-    runtime.prepare()?;
     daemon::ready(&[("jobs.toml", &policy(runtime, ""))])?;
+    held(runtime)
+}
+
+/// Containers of that runtime are held from their first instruction, and do what they should.
+pub fn held(runtime: Runtime) -> Checked {
+    runtime.prepare()?;
     let workload = super::probe::words(Some(1));
     let workload: Vec<&str> = workload.iter().map(String::as_str).collect();
     for round in 0..3 {
@@ -49,10 +58,15 @@ fn strict(runtime: Runtime) -> Checked {
 
 /// By name: held once its state was read; another container is free; what is executed in it later is held as well.
 fn named(runtime: Runtime) -> Checked {
+    told_apart(runtime, "job-*", "job-1", "other")
+}
+
+/// Of two containers the one is held whose name is asked for, and the other is free.
+pub fn told_apart(runtime: Runtime, asked: &str, job: &str, other: &str) -> Checked {
     runtime.prepare()?;
-    daemon::ready(&[("jobs.toml", &policy(runtime, r#", name = "job-*""#))])?;
-    let job = runtime.start("job-1")?;
-    let other = runtime.start("other")?;
+    daemon::ready(&[("jobs.toml", &policy(runtime, &format!(r#", name = "{asked}""#)))])?;
+    let job = runtime.start(job)?;
+    let other = runtime.start(other)?;
     until(60, "a container's first round", || {
         Ok((job.report.rounds()? > 0 && other.report.rounds()? > 0).then_some(()))
     })

@@ -39,7 +39,8 @@ impl Runtime {
         DONE[self as usize].get_or_init(|| self.image()).clone()
     }
 
-    fn image(self) -> Checked {
+    /// Makes the image where the runtime keeps them now.
+    pub fn image(self) -> Checked {
         match self {
             Self::Podman => run(&["podman", "import", "--quiet", ARCHIVE, IMAGE]).map(drop),
             Self::Docker => {
@@ -63,7 +64,7 @@ impl Runtime {
             .map(str::to_owned)
             .collect(),
             Self::Lxc => {
-                let folder = format!("/var/lib/lxc/{name}");
+                let folder = format!("{}/{name}", run(&["lxc-config", "lxc.lxcpath"])?.trim());
                 let config = format!(
                     "lxc.uts.name = {name}\nlxc.rootfs.path = dir:{TREE}\nlxc.net.0.type = none\nlxc.console.path = none\n\
                      lxc.apparmor.profile = unconfined\nlxc.mount.auto = proc sys:mixed cgroup:mixed\n\

@@ -1,12 +1,14 @@
 //! The package and the daemon, brought to where a scenario needs them.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::OnceLock;
 
 use serde_json::Value;
 
-use super::exec::{Checked, attempt, run, said, text, until};
+use super::exec::{Checked, attempt, ensure, run, said, text, until};
 use super::removal;
 use super::unit::property;
 
@@ -16,6 +18,10 @@ pub const UNIT: &str = "stockade.service";
 pub const POLICIES: &str = "/etc/stockade/policies.d";
 /// Where its pins are.
 pub const PINS: &str = "/sys/fs/bpf/stockade";
+/// Where its API is.
+pub const SOCKET: &str = "/run/stockade/stockade.sock";
+/// What it keeps between starts.
+pub const STATE: &str = "/var/lib/stockade";
 const PACKAGE: &str = "/payload/stockade.deb";
 /// The same, built once more, with a higher version.
 pub const NEXT_PACKAGE: &str = "/payload/stockade-next.deb";
@@ -87,6 +93,31 @@ pub fn start() -> Checked {
 /// Has it read its policies again.
 pub fn reload() -> Checked {
     run(&["systemctl", "reload", UNIT]).map(drop).map_err(|e| format!("{e}: {}", log()))
+}
+
+/// Has it read its policies again by a request of our own, which takes no process of the guest's time.
+pub fn reload_by_request() -> Checked {
+    let ask = || -> std::io::Result<String> {
+        let mut socket = UnixStream::connect(SOCKET)?;
+        socket.write_all(b"POST /v1/reload HTTP/1.1\r\nHost: stockade\r\nContent-Length: 0\r\n\r\n")?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = ask().map_err(|e| format!("{SOCKET}: {e}"))?;
+    ensure(answer.starts_with("HTTP/1.1 200"), || answer.clone())
+}
+
+/// Waits until another daemon than `before` answers, which has taken over what that one has left.
+pub fn another(before: &str) -> Checked {
+    until(120, "another daemon", || {
+        // In this order: the one before may end between the two questions.
+        let pid = property(UNIT, "MainPID")?;
+        Ok((pid != "0" && pid != before && is_active()?).then_some(()))
+    })
+    .map_err(|e| format!("{e}: {}", log()))?;
+    let adopted = status()?["adopted"].clone();
+    ensure(adopted.as_u64().is_some_and(|count| count > 0), || format!("nothing was taken over: {adopted}"))
 }
 
 /// Kills it, and leaves it dead until the returned value is gone.
@@ -161,7 +192,12 @@ pub fn log() -> String {
 /// What it has logged since `marker`, which [`mark`] returned.
 pub fn log_since(marker: &str) -> Checked<String> {
     run(&["journalctl", "--sync"])?;
-    run(&["journalctl", "--no-pager", "--quiet", "--output=cat", "--unit", UNIT, "--after-cursor", marker])
+    // Not `--unit`: if the marked entry is another unit's, the first of this one is passed over.
+    let entries = run(&["journalctl", "--no-pager", "--quiet", "--output=json", "--after-cursor", marker])?;
+    let entries = entries.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let own = entries.filter(|entry| entry["_SYSTEMD_UNIT"] == UNIT);
+    let lines: Vec<String> = own.filter_map(|entry| entry["MESSAGE"].as_str().map(str::to_owned)).collect();
+    Ok(lines.join("\n"))
 }
 
 /// The last denials it has told of, for an error.

@@ -157,7 +157,7 @@ fn by_run() -> Checked {
     let mut words =
         vec!["stockade", "run", "--allow-net=127.0.0.1:7001/tcp", "--allow-read=/srv/probe/open", "--"];
     words.extend(workload.iter().map(String::as_str));
-    let mut child = super::exec::limited(&words)
+    let child = super::exec::limited(&words)
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::piped())
         .spawn()
@@ -167,10 +167,9 @@ fn by_run() -> Checked {
         let mut scopes = status["scopes"].as_array().into_iter().flatten();
         Ok(scopes.any(|scope| scope["kind"] == "run").then_some(()))
     });
-    let output = child.wait().map_err(|e| e.to_string());
-    seen?;
-    let status = output?;
-    ensure(status.success(), || format!("the run ended with {status}"))
+    let output = child.wait_with_output().map_err(|e| e.to_string())?;
+    seen.map_err(|e| format!("{e}: {}", said(&words, &output)))?;
+    ensure(output.status.success(), || said(&words, &output))
 }
 
 /// Root inside a tag may not use the socket.

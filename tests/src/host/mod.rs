@@ -10,10 +10,12 @@ mod daemon;
 mod exec;
 mod input;
 mod lifecycle;
+mod moved;
 mod plain;
 pub mod probe;
 mod removal;
 mod server;
+mod survival;
 mod unit;
 mod upgrade;
 
@@ -25,13 +27,15 @@ use stockade_tests::tally::{Tally, Verdict};
 /// What a scenario is.
 type Scenario = (&'static str, fn() -> exec::Checked);
 
-const TOPICS: [&[Scenario]; 8] = [
+const TOPICS: [&[Scenario]; 10] = [
     boot::SCENARIOS,
     plain::SCENARIOS,
     lifecycle::SCENARIOS,
     api::SCENARIOS,
     contained::SCENARIOS,
+    moved::SCENARIOS,
     input::SCENARIOS,
+    survival::SCENARIOS,
     upgrade::SCENARIOS,
     removal::SCENARIOS,
 ];

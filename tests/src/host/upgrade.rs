@@ -1,5 +1,7 @@
 //! A second build of the package over the first, and the end of all holding, with a workload that tries all the while.
 
+use std::collections::BTreeSet;
+
 use super::Scenario;
 use super::daemon::{self, CI, NEXT_PACKAGE};
 use super::exec::{Checked, ensure, run, until};
@@ -11,6 +13,9 @@ pub const SCENARIOS: &[Scenario] = &[
     ("upgrade_detach_lets_everything_go", detached),
 ];
 
+/// One that is large enough for any difference between builds to be in it.
+const PROGRAM: &str = "file_open";
+
 fn version() -> Checked<String> {
     run(&["dpkg-query", "--show", "--showformat=${Version}", "stockade"])
 }
@@ -19,14 +24,28 @@ fn upgraded() -> Checked {
     daemon::ready(&[CI])?;
     let workload = Workload::start("upgraded.service", "ci.slice", None, "")?;
     workload.report.goes_on()?;
-    let (pid, old) = (daemon::pid()?, version()?);
+    let (pid, old, programs) = (daemon::pid()?, version()?, programs());
+    ensure(!programs.is_empty(), || format!("no program is called {PROGRAM}"))?;
     run(&["dpkg", "--install", NEXT_PACKAGE])?;
     workload.report.goes_on()?;
     ensure(version()? != old, || format!("the package is still {old}"))?;
     ensure(daemon::is_active()? && daemon::pid()? != pid, || format!("no new daemon: {}", daemon::log()))?;
     let adopted = daemon::status()?["adopted"].clone();
     ensure(adopted.as_u64().is_some_and(|count| count > 0), || format!("nothing adopted: {adopted}"))?;
+    // Of other instructions, and the earlier ones are gone when the kernel has found the time.
+    let gone = until(60, "the earlier programs are gone", || {
+        let now = self::programs();
+        Ok((!now.is_empty() && now.is_disjoint(&programs)).then_some(()))
+    });
+    gone.map_err(|e| format!("{e}: {programs:?}, and now {:?}", self::programs()))?;
+    workload.report.goes_on()?;
     workload.report.nothing_wrong()
+}
+
+/// Tags of the kernel programs of that name, which are made of their instructions.
+fn programs() -> BTreeSet<u64> {
+    let programs = aya::programs::loaded_programs().flatten();
+    programs.filter(|program| program.name_as_str() == Some(PROGRAM)).map(|program| program.tag()).collect()
 }
 
 /// The same package over itself: its scripts must bring back a daemon that had died.

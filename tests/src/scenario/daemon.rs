@@ -33,7 +33,13 @@ impl Daemon {
     }
 
     pub(super) fn again() -> Result<Self, String> {
-        let child = Command::new("stockade").arg("daemon").stdin(Stdio::null()).spawn().map_err(text)?;
+        Self::with(&[])
+    }
+
+    /// Starts one for the policies that are there.
+    pub(super) fn with(words: &[&str]) -> Result<Self, String> {
+        let mut command = Command::new("stockade");
+        let child = command.arg("daemon").args(words).stdin(Stdio::null()).spawn().map_err(text)?;
         let mut daemon = Self(child);
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {

@@ -76,6 +76,18 @@ const CHECKS: &[(&str, Check)] = &[
     ("daemon_log_goes_on_after_a_full_disk", super::full::disk),
     ("daemon_full_table_of_tags_allows_nothing", super::full::tags),
     ("daemon_hanging_files_of_a_workload_hold_nobody_up", super::stall::hanging),
+    ("daemon_policy_file_gone_lets_go", super::failures::file_gone),
+    ("daemon_broken_policy_without_pins_does_not_start", super::failures::broken_at_boot),
+    ("daemon_untag_lets_go_of_what_was_tagged_by_hand", super::failures::untag),
+    ("daemon_goes_by_the_v2_cgroup", super::failures::hierarchies),
+    ("daemon_refused_start_is_told", super::waiting::refused),
+    ("daemon_continued_by_others_is_held", super::waiting::continued),
+    ("daemon_undecided_continued_is_allowed_nothing", super::waiting::continued_undecided),
+    ("daemon_broken_policy_keeps_waiting_what_waits", super::waiting::broken_policy),
+    ("daemon_lost_records_are_made_good", super::waiting::lost_records),
+    ("daemon_cgroup_path_too_long_waits", super::limits::long_path),
+    ("daemon_starters_are_policed_after_two_minutes", super::limits::starters),
+    ("daemon_full_table_of_tags_holds", super::limits::tags),
 ];
 
 /// Runs every matching check.
@@ -83,7 +95,11 @@ pub fn run(filter: &str, tally: &mut Tally) -> io::Result<()> {
     prepare()?;
     let checks = CHECKS.iter().chain(super::net_unix::CHECKS).chain(super::net_listen::CHECKS);
     for (name, check) in checks.filter(|(name, _)| name.contains(filter)) {
-        tally.report(name, check().map_or_else(Verdict::Fail, |()| Verdict::Ok));
+        let failed = |why: String| match why.strip_prefix("skipped: ") {
+            Some(why) => Verdict::Skip(why.to_owned()),
+            None => Verdict::Fail(why),
+        };
+        tally.report(name, check().map_or_else(failed, |()| Verdict::Ok));
     }
     Ok(())
 }
@@ -96,10 +112,11 @@ fn prepare() -> io::Result<()> {
 /// The scenarios for a kernel booted without the BPF LSM.
 pub fn without_lsm(tally: &mut Tally) -> io::Result<()> {
     prepare()?;
-    let checks: [(&str, Check); 4] = [
+    let checks: [(&str, Check); 5] = [
         ("run_refuses_without_lsm", || status(&["true"], 3)),
         ("run_degraded_polices_network", degraded),
         ("run_degraded_polices_ports_that_are_bound", super::net_listen::degraded),
+        ("daemon_without_lsm_is_degraded_or_does_not_start", super::failures::degraded),
         ("doctor_says_what_is_missing", missing),
     ];
     for (name, check) in checks {

@@ -4,9 +4,11 @@ mod batch;
 mod broken;
 pub mod daemon;
 mod events;
+mod failures;
 mod flags;
 mod full;
 mod lifecycle;
+pub mod limits;
 mod links;
 mod listeners;
 mod names;
@@ -19,6 +21,7 @@ pub mod stall;
 mod survival;
 mod table;
 mod terminal;
+mod waiting;
 
 use std::io;
 

@@ -71,11 +71,15 @@ pub fn run(args: &Args) -> Result<u8> {
 pub fn build(revision: u32) -> Result<Packages> {
     setup::ensure_package()?;
     let agent = build::all()?;
+    of(&agent, revision, &command::root().join("target/package"))
+}
+
+/// Both packages of an agent that was built, in a folder.
+pub fn of(agent: &Path, revision: u32, folder: &Path) -> Result<Packages> {
+    setup::ensure_package()?;
     eprintln!("packaging");
     let release = Release::current(revision)?;
-    let sources = Sources::collect(&agent, &release)?;
-    let folder = command::root().join("target/package");
-    sources.write(&release, &folder)
+    Sources::collect(agent, &release)?.write(&release, folder)
 }
 
 /// Everything that goes into packages, in memory.

@@ -24,7 +24,7 @@ use crate::{
 /// What the guest's unit executes.
 const RUN: &str = include_str!("run.sh");
 /// For the whole of one guest, boot included.
-const TIMEOUT: Duration = Duration::from_secs(900);
+const TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// A Debian to boot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -60,13 +60,13 @@ pub fn run(suites: &[Suite], only: &[String]) -> Result<Counts> {
     setup::ensure_systemd()?;
     build::release(&["--package", "stockade-tests"])?;
     let payload = tempfile::tempdir()?;
+    packages::build(payload.path())?;
     for program in ["host", "stockade"] {
         let from = command::root().join("target/release").join(program);
         fs::copy(&from, payload.path().join(program))
             .with_context(|| format!("copying {}", from.display()))?;
     }
     fs::write(payload.path().join("run.sh"), RUN)?;
-    packages::build(payload.path())?;
     fs::write(
         payload.path().join("only"),
         only.iter().map(|prefix| format!("{prefix}\n")).collect::<String>(),

@@ -45,8 +45,7 @@ impl Core {
 
     /// Forgets cgroups that are gone, and instances and runs nobody is in.
     pub(super) fn collect(&mut self) -> Result<(), Refusal> {
-        let tags = self.enforcer.tags().map_err(|error| refused_by_kernel(&error))?;
-        self.enforcer.set_tag_count(tags.len() as u64).map_err(|error| refused_by_kernel(&error))?;
+        let tags = self.enforcer.count_tags().map_err(|error| refused_by_kernel(&error))?;
         let (tagged, used): (HashSet<u64>, HashSet<Scope>) = tags.into_iter().unzip();
         self.registry.cgroups.retain(|id, _| tagged.contains(id));
         let mut unused = Vec::new();

@@ -180,6 +180,8 @@ impl Core {
             // A mode that was set by hand ends with a reload.
             let flags = ScopeState::of_policy(policy).flags(self.degraded);
             for (before, view) in views {
+                // Many of them take longer than the watchdog waits, and nothing hangs.
+                super::report(crate::daemon::notify::watchdog());
                 let Compiled { image, context, warnings } = match self.compile(
                     name,
                     policy,
