@@ -21,7 +21,7 @@ pub(super) struct Apart {
     /// Each thread has one.
     alive: Arc<()>,
     most: usize,
-    wake: UnboundedSender<()>,
+    wake: Sender<()>,
     woken: UnboundedReceiver<()>,
 }
 
@@ -35,14 +35,22 @@ pub(super) struct Pending<T> {
 impl Apart {
     /// With room for so many threads.
     pub(super) fn new(most: usize) -> Self {
-        let (wake, woken) = unbounded_channel();
+        let (tell, woken) = unbounded_channel();
+        let (wake, awake) = mpsc::channel();
+        // Waking the core takes a descriptor, which those threads do not have.
+        let relay = thread::Builder::new().name("apart-relay".into()).spawn(move || relay(&awake, &tell));
+        if let Err(error) = relay {
+            eprintln!("stockade: starting a thread: {error}: what is found out is seen within a second");
+        }
         Self { alive: Arc::new(()), most, wake, woken }
     }
 
     /// Returns when one of them has ended.
     pub(super) async fn woken(&mut self) {
-        // We have a sender ourselves: it never ends.
-        let _ = self.woken.recv().await;
+        if self.woken.recv().await.is_none() {
+            // There is no relay.
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Whether there is no room for more.
@@ -83,6 +91,11 @@ impl<T> Pending<T> {
     pub(super) fn wait(&self) -> Result<T, String> {
         wait(&self.said, self.end)
     }
+}
+
+/// Passes on that threads have ended, until nobody can start one any more.
+fn relay(awake: &Receiver<()>, tell: &UnboundedSender<()>) {
+    while awake.recv().is_ok() && tell.send(()).is_ok() {}
 }
 
 const LATE: &str = "no answer in time: a filesystem may hang";
@@ -169,6 +182,14 @@ mod tests {
         let failed =
             apart.begin(soon(10_000), || -> u32 { std::panic::resume_unwind(Box::new(())) }).unwrap();
         assert!(failed.wait().unwrap_err().contains("has failed"));
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_core_is_woken() {
+        let mut apart = Apart::new(4);
+        let pending = apart.begin(soon(10_000), || 7).unwrap();
+        apart.woken().await;
+        assert_eq!(pending.poll(), Some(Ok(7)));
     }
 
     #[test]
