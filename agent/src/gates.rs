@@ -12,7 +12,7 @@ use stockade_common::net::{Granted, PrefixData};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::{
-    dns::{self, DnsConfig, Gate, GateEvent, NameTable, TableInput},
+    dns::{self, DnsConfig, Gate, GateEvent, Held, NameTable, TableInput},
     kernel::{self, Enforcer, KernelError, Scope, Slot},
     policy::checked::{CheckedPolicy, Mode},
 };
@@ -89,7 +89,7 @@ pub fn table(policy: &CheckedPolicy, mode: Mode) -> Option<Arc<NameTable>> {
             names: &policy.names,
             destinations: &policy.destinations,
             settings: &policy.dns,
-            private: &[],
+            private: &policy.private_names,
             mode,
         }))
     })
@@ -220,6 +220,22 @@ impl Gates {
     #[must_use]
     pub fn ports(&self, scope: Scope) -> HashSet<u16> {
         self.places.iter().filter(|((of, _), _)| *of == scope).map(|(_, place)| place.port).collect()
+    }
+
+    /// Names and addresses of a scope, for the daemon that comes after.
+    #[must_use]
+    pub fn held(&self, scope: Scope) -> Vec<Held> {
+        self.gate.0.get().map(|gate| gate.held(scope.0)).unwrap_or_default()
+    }
+
+    /// Takes over what an earlier gate has held for a scope, before the scope is first [held](Self::hold) to a policy.
+    ///
+    /// # Errors
+    /// If there can be no gate.
+    pub fn recall(&mut self, enforcer: &Enforcer, scope: Scope, held: &[Held]) -> Result<(), GateError> {
+        self.start(enforcer)?;
+        self.gate()?.recall(scope.0, held);
+        Ok(())
     }
 
     /// Scopes that have a gate in a network namespace other than `own`.

@@ -29,6 +29,7 @@ pub fn digest(policy: &CheckedPolicy) -> String {
         egress,
         dns,
         asks_for_gate: _,
+        private_names,
     } = policy;
     let mut lines: Vec<String> = paths
         .iter()
@@ -42,6 +43,7 @@ pub fn digest(policy: &CheckedPolicy) -> String {
     lines.extend(egress.as_ref().map(|interface| format!("egress {interface}")));
     if policy.uses_gate() {
         let DnsSettings { refusal, queries_per_minute, label_bytes_per_hour } = dns;
+        lines.extend(private_names.iter().map(|name| format!("private {}", names::written(name))));
         lines.push(format!("dns {refusal:?} {queries_per_minute} {label_bytes_per_hour}"));
     }
     lines.sort();

@@ -109,9 +109,10 @@ pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy,
     }
     checker.command_line();
     let egress = overlay.egress_interface.as_deref();
-    let network::Settings { egress, dns, asks_for_gate } =
+    let network::Settings { egress, dns, asks_for_gate, private } =
         network::settings(documents, egress, &mut checker.problems);
     (checker.policy.egress, checker.policy.dns, checker.policy.asks_for_gate) = (egress, dns, asks_for_gate);
+    checker.policy.private_names = private;
     if let Some(mode) = overlay.mode {
         checker.policy.mode = mode;
     }

@@ -161,6 +161,8 @@ pub struct CheckedPolicy {
     pub dns: DnsSettings,
     /// It is written, so that DNS is the gate's even where no rule is on names.
     pub asks_for_gate: bool,
+    /// Names, and whether those below are meant instead, that may have addresses of private networks.
+    pub private_names: Vec<(String, bool)>,
     /// What the user wrote, indexed by rule id.
     pub rules: Vec<RuleInfo>,
     /// Where it stands, indexed by rule id.

@@ -42,6 +42,7 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
         egress,
         dns,
         asks_for_gate,
+        private_names,
     } = policy;
     // Rules of the profile are put in wherever it is checked.
     let written = |rule: u32| places.get(rule as usize).is_none_or(|place| place.author != Author::Profile);
@@ -109,7 +110,7 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
             );
         }
         if *asks_for_gate || *dns != DnsSettings::default() {
-            network.insert("dns".into(), gate(dns).into());
+            network.insert("dns".into(), gate(dns, private_names).into());
         }
     }
     let text = table.to_string();
@@ -186,7 +187,7 @@ fn endpoint(host: String, ports: &[(u16, u16)], tcp: bool, udp: bool) -> Option<
     Some(format!("{host}{ports}{protocol}"))
 }
 
-fn gate(dns: &DnsSettings) -> Table {
+fn gate(dns: &DnsSettings, private: &[(String, bool)]) -> Table {
     let DnsSettings { refusal, queries_per_minute, label_bytes_per_hour } = dns;
     let refuse = match refusal {
         DnsRefusal::Nxdomain => "nxdomain",
@@ -196,6 +197,7 @@ fn gate(dns: &DnsSettings) -> Table {
         ("refuse".into(), Value::from(refuse)),
         ("queries_per_minute".into(), i64::from(*queries_per_minute).into()),
         ("label_bytes_per_hour".into(), i64::from(*label_bytes_per_hour).into()),
+        ("private".into(), private.iter().map(names::written).collect::<Vec<_>>().into()),
     ])
 }
 
@@ -205,7 +207,7 @@ type Meaning<'a> = (
     BTreeSet<(String, bool)>,
     BTreeSet<String>,
     BTreeSet<(&'a [u8], bool)>,
-    (bool, &'a Option<String>, bool, DnsSettings),
+    (bool, &'a Option<String>, bool, DnsSettings, &'a [(String, bool)]),
 );
 
 /// All that a verdict depends on.
@@ -225,7 +227,13 @@ fn meaning(policy: &CheckedPolicy) -> Meaning<'_> {
         let NameRule { name: _, below: _, ports, tcp, udp, deny, rule: _ } = rule;
         (format!("{} {ports:?} {tcp} {udp}", names::shown(rule)), *deny)
     });
-    let network = (policy.loopback_own.is_some(), &policy.egress, policy.uses_gate(), policy.dns);
+    let network = (
+        policy.loopback_own.is_some(),
+        &policy.egress,
+        policy.uses_gate(),
+        policy.dns,
+        &policy.private_names[..],
+    );
     let destinations = destinations.chain(names).collect();
     (policy.mode, paths.collect(), destinations, listen.collect(), abstracts.collect(), network)
 }

@@ -286,6 +286,12 @@ pub(super) fn dead(policy: &CheckedPolicy, same_author: impl Fn(u32, u32) -> boo
     allowed.into_iter().filter_map(|rule| Some((rule.rule, denial(rule)?))).collect()
 }
 
+/// A name, and whether those below are meant instead, as it is written.
+#[must_use]
+pub fn written((name, below): &(String, bool)) -> String {
+    if *below { format!("*.{name}") } else { name.clone() }
+}
+
 /// As it is written.
 #[must_use]
 pub fn shown(rule: &NameRule) -> String {

@@ -9,6 +9,7 @@ use toml::Spanned;
 use super::{
     checked::{DnsRefusal, DnsSettings},
     diagnostic::Diagnostic,
+    names,
     parse::{Document, Source},
     rule::{Refusal, refuse},
 };
@@ -35,6 +36,9 @@ pub struct Dns {
     /// Bytes of names, below what the rules themselves name, that may go upstream an hour.
     #[schemars(with = "Option<u32>")]
     pub label_bytes_per_hour: Option<Spanned<u32>>,
+    /// Names, or `*.name`, that may have addresses of private networks: those of a lab. Of other names such addresses are refused.
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
+    pub private: Vec<Spanned<String>>,
 }
 
 /// Most bytes of an interface's name (`IFNAMSIZ`, without the NUL).
@@ -70,6 +74,8 @@ pub struct Settings {
     pub dns: DnsSettings,
     /// Some document has `[network.dns]`.
     pub asks_for_gate: bool,
+    /// Names, and whether those below are meant instead, that may have addresses of private networks.
+    pub private: Vec<(String, bool)>,
 }
 
 /// A value and where it stands.
@@ -103,6 +109,16 @@ pub fn settings(documents: &[Document], flag: Option<&str>, problems: &mut Vec<D
         Some((&document.source, value.span(), *value.get_ref()))
     }
     settings.asks_for_gate = documents.iter().any(|document| document.policy.network.dns.is_some());
+    for document in documents {
+        for name in document.policy.network.dns.iter().flat_map(|dns| &dns.private) {
+            match names::host(name.get_ref()) {
+                Ok(name) => settings.private.push(name),
+                Err(refusal) => problems.push(refusal.at(&document.source, Some(name.span()))),
+            }
+        }
+    }
+    settings.private.sort();
+    settings.private.dedup();
     let refusal = one(documents, "dns.refuse", problems, |document| of(document, |dns| dns.refuse.as_ref()));
     if let Some((.., refusal)) = refusal {
         settings.dns.refusal = refusal;

@@ -152,6 +152,7 @@ impl Core {
         }
         self.enforcer.label(instance.scope, None).map_err(kernel)?;
         self.recorder.scope_ended(instance.scope);
+        self.keep_no_more(instance.scope);
         // There is one for containers only.
         let _ = std::fs::remove_file(self.saved_view(instance.scope));
         Ok(true)

@@ -7,6 +7,7 @@ mod collect;
 mod fallback;
 mod flows;
 mod instances;
+mod kept;
 mod look;
 mod names;
 mod place;
@@ -22,7 +23,12 @@ mod started;
 mod status;
 mod stopped;
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::SystemTime,
+};
 
 use nix::sys::signal::Signal;
 use stockade_common::{counter::COUNTERS, limits::UNDECIDED_SCOPE};
@@ -108,6 +114,8 @@ pub struct Core {
     gates: Gates,
     /// The interface by which a scope must leave, and its number now.
     ways_out: BTreeMap<Scope, (String, Option<u32>)>,
+    /// Scopes that were answered since their names were kept.
+    answered: BTreeSet<Scope>,
     /// Inode number of the host's network namespace.
     netns: u64,
     /// Runs since the start.
@@ -187,6 +195,7 @@ impl Core {
             report(notify::stopping("everything stays enforced"));
             self.tell_of_itself("stopping", "everything stays enforced");
         }
+        self.keep_names();
         // Nobody would thaw what stands still.
         self.finish_all_looks();
         // Whatever becomes of us, runs go on.
@@ -258,6 +267,7 @@ impl Core {
 
     /// Looks at what events may have missed: they can be lost, the rest cannot.
     fn look(&mut self, whole: bool) {
+        self.keep_names();
         self.finish_looks();
         self.finish_starts();
         self.finish_runs();

@@ -88,6 +88,9 @@ impl Core {
     /// Something happened at a gate.
     pub(super) fn asked(&mut self, event: &GateEvent) {
         let Some((name, instance)) = self.registry.find(Scope(gate::scope(event))) else { return };
+        if matches!(event, GateEvent::Answered(_)) {
+            self.answered.insert(Scope(gate::scope(event)));
+        }
         let said = gate::event(event, &instance.context, boot_ns());
         let uid = self.registry.scopes.get(name).and_then(|state| state.uid);
         let name = name.to_owned();

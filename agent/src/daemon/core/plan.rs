@@ -20,6 +20,7 @@ pub fn same_rules(one: &CheckedPolicy, other: &CheckedPolicy) -> bool {
         && one.egress == other.egress
         && one.dns == other.dns
         && one.uses_gate() == other.uses_gate()
+        && one.private_names == other.private_names
         && one.rules == other.rules
         && one.mode == other.mode
         && starts(one) == starts(other)

@@ -11,6 +11,7 @@ use super::{
     Core,
     apart::{Apart, Pending},
     cgroups::Wanted,
+    kept::Run,
     names::refused_by_gate,
     refusal, refused_by_kernel,
     registry::{How, Instance, ScopeState},
@@ -68,6 +69,22 @@ impl RunStarts {
     }
 }
 
+/// The policy of a run.
+pub(super) fn checked(run: &Run) -> Result<CheckedPolicy, Refusal> {
+    let invalid = |error: &dyn std::fmt::Display| refusal(RefusalKind::Invalid, error);
+    let source = Source { name: "policy of the run".into(), text: run.policy.clone() };
+    let document = Document::new(source).map_err(|error| invalid(&error))?;
+    let mut checked = check::check(&[document], &Overlay::default()).map_err(|error| invalid(&error))?;
+    // As the client says, which has written the rules as well.
+    for rule in &mut checked.rules {
+        let source = run.sources.get(&rule.text).filter(|source| source.starts_with(from::PREFIX));
+        if let Some(source) = source {
+            rule.source = escape(source.as_bytes());
+        }
+    }
+    Ok(checked)
+}
+
 impl Core {
     /// Begins a run: what it sees is found out by a thread that can be given up.
     pub(super) fn begin_run(&mut self, request: RunRequest, reply: Reply<RunStarted>) {
@@ -83,17 +100,8 @@ impl Core {
         &mut self,
         request: &RunRequest,
     ) -> Result<(String, CheckedPolicy, Pending<Looked>), Refusal> {
-        let invalid = |error: &dyn std::fmt::Display| refusal(RefusalKind::Invalid, error);
-        let source = Source { name: "policy of the run".into(), text: request.policy.clone() };
-        let document = Document::new(source).map_err(|error| invalid(&error))?;
-        let mut checked = check::check(&[document], &Overlay::default()).map_err(|error| invalid(&error))?;
-        // As the client says, which has written the rules as well.
-        for rule in &mut checked.rules {
-            let source = request.sources.get(&rule.text).filter(|source| source.starts_with(from::PREFIX));
-            if let Some(source) = source {
-                rule.source = escape(source.as_bytes());
-            }
-        }
+        let kept = Run { policy: request.policy.clone(), sources: request.sources.clone() };
+        let checked = checked(&kept)?;
         self.runs += 1;
         let pid = request.pid;
         let name = format!("run-{}-{pid}", self.runs);
@@ -144,7 +152,7 @@ impl Core {
         checked: CheckedPolicy,
         (view, compiled): (View, Compiled),
     ) -> Result<RunStarted, Refusal> {
-        let RunRequest { policy: _, pid, uid, client: _, audit_all, sources: _ } = request;
+        let RunRequest { policy, pid, uid, client: _, audit_all, sources } = request;
         let failed = |error: &dyn std::fmt::Display| refusal(RefusalKind::Failed, error);
         let kernel = |error| refused_by_kernel(&error);
         let Compiled { image, context, .. } = compiled;
@@ -172,6 +180,7 @@ impl Core {
                 if let Some(state) = self.registry.scopes.get_mut(&name) {
                     state.cgroup = Some(cgroup);
                 }
+                self.keep_run(scope, &name, &Run { policy: policy.clone(), sources: sources.clone() });
                 let (guarantees, degraded) = (self.guarantees.clone(), self.degraded);
                 Ok(RunStarted { scope: name, cgroup: path, guarantees, degraded })
             }

@@ -1,7 +1,7 @@
 //! The start of the daemon: what an earlier one has left is taken over, or nothing is.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -176,6 +176,7 @@ pub fn start(
         retired: Vec::new(),
         gates,
         ways_out: BTreeMap::new(),
+        answered: BTreeSet::new(),
         netns: gates::namespace_of(None).map_err(|error| other(&error))?,
         runs: 0,
         looks: Looks::default(),
@@ -186,6 +187,7 @@ pub fn start(
     };
     let kept = core.adopt()?;
     Gates::clear(&mut core.enforcer)?;
+    core.recall().map_err(|refusal| other(&refusal))?;
     if adopting {
         core.adopted = Some(kept);
     }
