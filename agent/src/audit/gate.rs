@@ -1,5 +1,8 @@
 //! Events of the DNS gate, in the form of docs/schema/event-v1.json.
 
+use std::net::IpAddr;
+
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{
@@ -7,6 +10,7 @@ use super::{
     refusal::{Refusal, Subject},
 };
 use crate::dns::{Answered, GateEvent, Granting, OverBudget, Rebinding, Refused, UpstreamFailed, Why};
+use crate::policy::image::RuleInfo;
 
 /// The scope an event is about.
 #[must_use]
@@ -37,56 +41,75 @@ fn verdict(event: &GateEvent) -> &'static str {
     }
 }
 
+/// What the events of all outcomes have.
+#[derive(Default, Serialize)]
+struct Said<'a> {
+    outcome: &'static str,
+    name: &'a str,
+    r#type: Option<&'a str>,
+    addresses: &'a [IpAddr],
+    ttl: Option<u32>,
+    why: Option<Value>,
+    limit: Option<u32>,
+    unreported: u32,
+    rule: Option<&'a RuleInfo>,
+}
+
 /// An event of the gate as one JSON object.
 #[must_use]
 pub fn event(event: &GateEvent, context: &Context, boot_ns: u64) -> Value {
-    let mut out = context.common("dns", boot_ns);
-    let mut put = |key: &str, value: Value| out.insert(key.to_owned(), value);
-    put("verdict", json!(verdict(event)));
-    let rule = |rule: u32| context.rules.get(rule as usize).map_or(Value::Null, |rule| json!(rule));
-    match event {
-        GateEvent::Answered(Answered { name, kind, addresses, rule: by, ttl, .. }) => {
-            put("outcome", json!("answered"));
-            put("name", json!(name));
-            put("type", json!(kind));
-            put("addresses", json!(addresses));
-            put("rule", rule(*by));
-            put("ttl", json!(ttl));
-        }
-        GateEvent::Refused(Refused { name, kind, why, rule: by, unreported, .. }) => {
-            put("outcome", json!("refused"));
-            put("name", json!(name));
-            put("type", json!(kind));
-            put("why", json!(why));
-            put("rule", by.map_or(Value::Null, rule));
-            put("unreported", json!(unreported));
-        }
-        GateEvent::Rebinding(Rebinding { name, kind, addresses, what, rule: by, .. }) => {
-            put("outcome", json!("addresses_refused"));
-            put("name", json!(name));
-            put("type", json!(kind));
-            put("addresses", json!(addresses));
-            put("why", json!(what));
-            put("rule", rule(*by));
-        }
-        GateEvent::OverBudget(OverBudget { name, rule: by, quota, limit, .. }) => {
-            put("outcome", json!("over_budget"));
-            put("name", json!(name));
-            put("why", json!(quota));
-            put("limit", json!(limit));
-            put("rule", rule(*by));
-        }
-        GateEvent::UpstreamFailed(UpstreamFailed { name, kind, error, .. }) => {
-            put("outcome", json!("upstream_failed"));
-            put("name", json!(name));
-            put("type", json!(kind));
-            put("why", json!(error));
-        }
+    let rule = |rule: &u32| context.rules.get(*rule as usize);
+    let said = match event {
+        GateEvent::Answered(Answered { name, kind, addresses, rule: by, ttl, .. }) => Said {
+            outcome: "answered",
+            name,
+            r#type: Some(kind),
+            addresses,
+            ttl: Some(*ttl),
+            rule: rule(by),
+            ..Said::default()
+        },
+        GateEvent::Refused(Refused { name, kind, why, rule: by, unreported, .. }) => Said {
+            outcome: "refused",
+            name,
+            r#type: Some(kind),
+            why: Some(json!(why)),
+            unreported: *unreported,
+            rule: by.as_ref().and_then(rule),
+            ..Said::default()
+        },
+        GateEvent::Rebinding(Rebinding { name, kind, addresses, what, rule: by, .. }) => Said {
+            outcome: "addresses_refused",
+            name,
+            r#type: Some(kind),
+            addresses,
+            why: Some(json!(what)),
+            rule: rule(by),
+            ..Said::default()
+        },
+        GateEvent::OverBudget(OverBudget { name, rule: by, quota, limit, .. }) => Said {
+            outcome: "over_budget",
+            name,
+            why: Some(json!(quota)),
+            limit: Some(*limit),
+            rule: rule(by),
+            ..Said::default()
+        },
+        GateEvent::UpstreamFailed(UpstreamFailed { name, kind, error, .. }) => Said {
+            outcome: "upstream_failed",
+            name,
+            r#type: Some(kind),
+            why: Some(json!(error)),
+            ..Said::default()
+        },
         GateEvent::NotGranted(Granting { name, error, .. }) => {
-            put("outcome", json!("not_granted"));
-            put("name", json!(name));
-            put("why", json!(error));
+            Said { outcome: "not_granted", name, why: Some(json!(error)), ..Said::default() }
         }
+    };
+    let mut out = context.common("dns", boot_ns);
+    out.insert("verdict".into(), json!(verdict(event)));
+    if let Value::Object(said) = json!(said) {
+        out.extend(said);
     }
     Value::Object(out)
 }

@@ -245,12 +245,6 @@ pub fn endpoint(text: &str) -> Result<Endpoint<'_>, Refusal> {
 /// # Errors
 /// A name, a bad prefix, host bits, a bad port or protocol.
 pub fn destination(text: &str) -> Result<Destination, Refusal> {
-    if text.starts_with("unix:") {
-        return refuse(
-            "rules on unix sockets are not supported yet",
-            "sockets made inside the tag can be reached; others are denied",
-        );
-    }
     let Endpoint { host, ports, tcp, udp } = endpoint(text)?;
     Ok(Destination { prefix: prefix(host)?, ports, tcp, udp })
 }

@@ -18,17 +18,11 @@ impl Explainer<'_> {
         };
         if let Some(rule) = self.policy.listen.iter().find(says) {
             let by = self.quoted(rule.rule);
-            let (outcome, reason) =
-                if rule.deny { (Outcome::Denied, "rule_deny") } else { (Outcome::Allowed, "rule_allow") };
-            let word = if rule.deny { "denied" } else { "allowed" };
-            let mut answer = self.answer(&asked, outcome, reason, format!("listening is {word} by {by}"));
+            let why = format!("listening is allowed by {by}");
+            let mut answer = self.answer(&asked, Outcome::Allowed, "rule_allow", why);
             answer.rules = self.rule(rule.rule);
             answer.change = Some(format!("take {by} out, or make it narrower"));
             return answer;
-        }
-        if addr.is_loopback() {
-            let why = "anybody may listen on loopback: nobody from outside comes there".to_owned();
-            return self.answer(&asked, Outcome::Allowed, "listen_loopback", why);
         }
         let why = "no rule allows to listen there; without one there is loopback".to_owned();
         let mut answer = self.answer(&asked, Outcome::Denied, "no_rule", why);

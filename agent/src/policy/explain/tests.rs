@@ -105,7 +105,7 @@ fn the_way_out_and_the_mode_are_told_of() {
 fn listening_is_for_loopback_without_a_rule() {
     with(TEXT, |explainer| {
         let at = |addr: &str| explainer.listen(addr.parse().unwrap(), 8080, Protocol::Tcp);
-        assert_eq!(short(&at("127.0.0.1")), (Outcome::Allowed, "listen_loopback", ""));
+        assert_eq!(short(&at("127.0.0.1")), (Outcome::Allowed, "rule_allow", "profile base:6"));
         assert_eq!(short(&at("0.0.0.0")), (Outcome::Denied, "no_rule", ""));
     });
 }
