@@ -126,7 +126,7 @@ impl Core {
                 match checked(&run) {
                     Ok(policy) => self.recall_run(&name, policy)?,
                     Err(refusal) => {
-                        eprintln!("stockade: {name}: its policy is not known any more: {refusal}")
+                        eprintln!("stockade: {name}: its policy is not known any more: {refusal}");
                     }
                 }
             }
