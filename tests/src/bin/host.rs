@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let result = match words.split_first() {
         Some((verb, rest)) if verb == "probe" => host::probe::main(rest),
+        Some((verb, rest)) if verb == "reach" => host::named::reach(rest),
         _ => host::main(),
     };
     match result {

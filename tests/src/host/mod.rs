@@ -11,6 +11,9 @@ mod exec;
 mod input;
 mod lifecycle;
 mod moved;
+pub mod named;
+#[path = "../scenario/nameserver.rs"]
+mod nameserver;
 mod plain;
 pub mod probe;
 mod removal;
@@ -27,13 +30,14 @@ use stockade_tests::tally::{Tally, Verdict};
 /// What a scenario is.
 type Scenario = (&'static str, fn() -> exec::Checked);
 
-const TOPICS: [&[Scenario]; 10] = [
+const TOPICS: [&[Scenario]; 11] = [
     boot::SCENARIOS,
     plain::SCENARIOS,
     lifecycle::SCENARIOS,
     api::SCENARIOS,
     contained::SCENARIOS,
     moved::SCENARIOS,
+    named::SCENARIOS,
     input::SCENARIOS,
     survival::SCENARIOS,
     upgrade::SCENARIOS,
