@@ -5,10 +5,10 @@ use std::process::Output;
 use std::time::{Duration, Instant};
 
 use super::Scenario;
+use super::daemon;
 use super::exec::{Checked, attempt, ensure, text, until};
 use super::nameserver::{self, API};
 use super::probe::PROGRAM;
-use super::{daemon, removal};
 
 pub const SCENARIOS: &[Scenario] = &[
     ("named_unit_reaches_what_its_rule_names", reaches),
@@ -42,8 +42,6 @@ pub fn reach(words: &[String]) -> Result<bool, String> {
 }
 
 fn prepare() -> Checked<u16> {
-    // The host's own is put back when the package is removed.
-    removal::remember()?;
     let port = nameserver::start().map_err(|error| format!("the name server: {error}"))?;
     let policy = format!(
         r#"version = 1
@@ -111,10 +109,8 @@ fn elsewhere() -> Checked {
     let alone = ["--property=PrivateNetwork=yes"];
     // Whoever asks first tells the daemon where a gate is needed. There is no way out of this namespace.
     says("ci.slice", &alone, &format!("other.scenario.test:{port}"), "unknown")?;
-    let unit = [
-        "--property=PrivateNetwork=yes",
-        "--property=ExecStartPre=-/srv/probe/host reach api.scenario.test:1",
-    ];
+    let first = "--property=ExecStartPre=-/bin/sh -c '/srv/probe/host reach api.scenario.test:1; sleep 2'";
+    let unit = ["--property=PrivateNetwork=yes", first];
     until(30, "a gate in another network namespace", || {
         let (output, _) = tried("ci.slice", &unit, &format!("api.scenario.test:{port}"))?;
         Ok(text(&output.stdout).contains(&format!("failed {API}")).then_some(()))
