@@ -4,8 +4,10 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::__sk_buff,
-    helpers::generated::{bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id, bpf_skb_load_bytes},
+    bindings::{__sk_buff, bpf_sock},
+    helpers::generated::{
+        bpf_sk_fullsock, bpf_skb_ancestor_cgroup_id, bpf_skb_cgroup_id, bpf_skb_load_bytes,
+    },
     programs::SkBuffContext,
 };
 use stockade_common::{
@@ -31,6 +33,8 @@ const DROP: i32 = 0;
 const PASS: i32 = 1;
 /// The packet is lost, as it may be on any network: the sender is not told (`NET_XMIT_DROP`).
 const LOSE: i32 = 2;
+/// `TCP_SYN_SENT`: what it sends asks for a connection.
+const SYN_SENT: u32 = 2;
 /// Loopback in each network namespace.
 const LOOPBACK_INTERFACE: u32 = 1;
 
@@ -57,7 +61,17 @@ pub fn egress(ctx: &SkBuffContext) -> i32 {
 
 #[inline(always)]
 fn judge(ctx: &SkBuffContext, held: &Held) -> i32 {
-    let Some(packet) = packet(ctx.skb.skb) else {
+    // SAFETY: context loads, checked by the verifier.
+    let (sk, out) = unsafe { ((*ctx.skb.skb).__bindgen_anon_2.sk, (*ctx.skb.skb).ifindex) };
+    if sk.is_null() {
+        return DROP;
+    }
+    // SAFETY: not null.
+    let sk = unsafe { bpf_sk_fullsock(sk) };
+    if sk.is_null() {
+        return DROP;
+    }
+    let Some(packet) = stream(sk).or_else(|| datagram(ctx.skb.skb)) else {
         let packet = Packet {
             from: Source { addr: [0; 4], port: 0 },
             to: Destination { addr: [0; 4], port: 0, protocol: 0 },
@@ -65,11 +79,6 @@ fn judge(ctx: &SkBuffContext, held: &Held) -> i32 {
         };
         return conclude(held, None, &packet, &Decision::new(reason::FAMILY));
     };
-    // SAFETY: context loads, checked by the verifier.
-    let (sk, out) = unsafe { ((*ctx.skb.skb).__bindgen_anon_2.sk, (*ctx.skb.skb).ifindex) };
-    if sk.is_null() {
-        return DROP;
-    }
     // SAFETY: not null.
     let state = unsafe { sockets::known(sk.cast()) };
     let guarded = held.setting.flags() & SCOPE_EGRESS != 0 && out != LOOPBACK_INTERFACE;
@@ -77,11 +86,18 @@ fn judge(ctx: &SkBuffContext, held: &Held) -> i32 {
         return elsewhere(held, state, &packet);
     }
     let udp = u32::from(packet.to.protocol) == UDP;
-    // SAFETY: a value of socket storage.
-    if !udp && !packet.opens || state.is_some_and(|state| unsafe { (*state).let_go_to(held, &packet.to) }) {
+    if !udp && !packet.opens {
         return PASS;
     }
-    let decision = decide(ctx, held, state, &packet, sockets::netns(sk.cast()));
+    let netns = sockets::netns(sk.cast());
+    // Who listens on loopback changes: a gate may be where another, or nobody's port, was.
+    let gate =
+        net::is_loopback(&packet.to.addr) && netns.is_none_or(|netns| net::is_gate(netns, packet.to.port));
+    // SAFETY: a value of socket storage.
+    if !gate && state.is_some_and(|state| unsafe { (*state).let_go_to(held, &packet.to) }) {
+        return PASS;
+    }
+    let decision = decide(ctx, held, state, &packet, netns);
     if decision.allows() { PASS } else { conclude(held, state, &packet, &decision) }
 }
 
@@ -126,15 +142,13 @@ fn decide(
         // A question goes to the gate; this one does not.
         reason::DNS_GATE => return Decision::new(reason::NO_GATE),
         reason::OWN_LISTENER => {}
-        reason::NO_RULE => {
-            return if answers(held, packet) { Decision::new(reason::RULE_ALLOW) } else { decision };
-        }
+        // Everybody may listen on loopback, so that who answers there says nothing.
+        reason::NO_RULE if !loopback && answers(held, packet) => return Decision::new(reason::RULE_ALLOW),
         _ => return decision,
     }
     // SAFETY: packets may look sockets up.
     if held.setting.flags() & SCOPE_LOOPBACK_OWN != 0
         && unsafe { own::listens(ctx.as_ptr(), &packet.from, &packet.to, held.scope) }
-        || answers(held, packet)
     {
         return decision;
     }
@@ -153,9 +167,37 @@ fn answers(held: &Held, packet: &Packet) -> bool {
         || net::lookup(slot, unspecified, UDP | LISTEN, packet.from.port).allows()
 }
 
-/// Reads addresses and ports. `None`: not TCP or UDP, or with headers between that change where it goes.
+/// What a TCP socket sends goes to its peer, whatever the host makes of that on the way: other addresses (NAT), or a packet
+/// around it (IPsec). `None`: it is no such socket.
 #[inline(always)]
-fn packet(skb: *mut __sk_buff) -> Option<Packet> {
+fn stream(sk: *const bpf_sock) -> Option<Packet> {
+    // SAFETY: a full socket, checked by the verifier.
+    unsafe {
+        if (*sk).type_ != SOCK_STREAM || (*sk).protocol != TCP {
+            return None;
+        }
+        // verifier: fields of both families are read first: a pointer to one or the other may not be made of a socket's.
+        let (from4, to4) =
+            ((&raw const (*sk).src_ip4).read_volatile(), (&raw const (*sk).dst_ip4).read_volatile());
+        let (mut from, mut to) = ([0; 4], [0; 4]);
+        for word in 0..4 {
+            from[word] = (&raw const (*sk).src_ip6[word]).read_volatile();
+            to[word] = (&raw const (*sk).dst_ip6[word]).read_volatile();
+        }
+        if (*sk).family == u32::from(AF_INET) {
+            (from, to) = (Destination::v4(from4, 0, 0).addr, Destination::v4(to4, 0, 0).addr);
+        }
+        Some(Packet {
+            from: Source { addr: from, port: (*sk).src_port as u16 },
+            to: Destination { addr: to, port: u16::from_be((*sk).dst_port), protocol: TCP as u16 },
+            opens: (*sk).state == SYN_SENT,
+        })
+    }
+}
+
+/// Reads addresses and ports. `None`: not UDP, or with headers between that change where it goes.
+#[inline(always)]
+fn datagram(skb: *mut __sk_buff) -> Option<Packet> {
     let mut ip = [0u32; 5];
     load(skb, 0, &mut ip)?;
     let [first, ..] = ip[0].to_ne_bytes();
@@ -178,15 +220,8 @@ fn packet(skb: *mut __sk_buff) -> Option<Packet> {
         protocol = ip[1].to_ne_bytes()[2];
         transport = 40;
     }
-    let mut opens = false;
-    match u32::from(protocol) {
-        UDP => {}
-        TCP => {
-            let mut flags = [0u8; 2];
-            load(skb, transport + 12, &mut flags)?;
-            opens = flags[1] & 0x12 == 0x02;
-        }
-        _ => return None,
+    if u32::from(protocol) != UDP {
+        return None;
     }
     let mut ports = [0u16; 2];
     load(skb, transport, &mut ports)?;
@@ -194,7 +229,7 @@ fn packet(skb: *mut __sk_buff) -> Option<Packet> {
     Some(Packet {
         from: Source { addr: from, port: source },
         to: Destination { addr: to, port: destination, protocol: u16::from(protocol) },
-        opens,
+        opens: false,
     })
 }
 

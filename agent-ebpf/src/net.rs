@@ -91,6 +91,13 @@ pub fn gate(netns: u64, scope: u32) -> Option<u16> {
     unsafe { GATES.get(&GateKey::of(netns, scope)) }.map(|port| *port as u16)
 }
 
+/// Whether a port is a DNS gate's, of whatever scope.
+#[inline(always)]
+pub fn is_gate(netns: u64, port: u16) -> bool {
+    // SAFETY: only whether there is a value is asked.
+    unsafe { GATES.get(&GateKey::at(netns, port)) }.is_some()
+}
+
 /// What a scope is allowed: [`decide`], and what is no matter of rules. [`reason::DNS_GATE`] and [`reason::OWN_LISTENER`] are
 /// not the end of it: the cgroup programs find out whether there is a gate or a listener.
 #[inline(always)]
@@ -102,8 +109,7 @@ pub fn plan(held: &Held, netns: u64, destination: &Destination) -> Decision {
     }
     let loopback = is_loopback(&destination.addr);
     // Nothing but a question reaches a gate, be it another scope's.
-    // SAFETY: only whether there is a value is asked.
-    if loopback && unsafe { GATES.get(&GateKey::at(netns, destination.port)) }.is_some() {
+    if loopback && is_gate(netns, destination.port) {
         return Decision::new(reason::NO_RULE);
     }
     let decision = decide(held.setting.slot(), destination);

@@ -60,7 +60,10 @@ pub unsafe fn listens(ctx: *mut c_void, source: &Source, destination: &Destinati
         if sk.is_null() {
             return false;
         }
-        let own = sockets::known(sk.cast()).is_some_and(|state| (*state).scope == scope)
+        // Numbers of scopes come again: whoever has it now has the cgroup as well.
+        let of_now = sockets::address(sk.cast()).and_then(cgroup_of).and_then(tag::scope_of) == Some(scope);
+        let own = of_now
+            && sockets::known(sk.cast()).is_some_and(|state| (*state).scope == scope)
             && shares_with_none(sk, scope);
         bpf_sk_release(sk.cast());
         own

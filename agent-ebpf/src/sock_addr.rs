@@ -100,7 +100,9 @@ fn judge(ctx: &SockAddrContext, destination: &Destination, place: Place) -> bool
     if !conclude_as(ctx, held, destination, place.event, place.hook, &decision, delegated) {
         return false;
     }
-    let settled = settle(ctx, &held, destination, &target, gate, late);
+    // Who listens for the scope may be gone when a packet is sent: that is looked at then.
+    let generation = if planned.reason == reason::OWN_LISTENER { 0 } else { held.setting.generation() };
+    let settled = settle(ctx, generation, destination, &target, gate, late);
     if delegated && decision.allows() {
         if !settled {
             // Who is asked could not be told to the workload.
@@ -148,7 +150,7 @@ fn listens(ctx: &SockAddrContext, target: &Destination, scope: u32) -> bool {
 #[inline(always)]
 fn settle(
     ctx: &SockAddrContext,
-    held: &Held,
+    generation: u32,
     destination: &Destination,
     target: &Destination,
     gate: u16,
@@ -158,7 +160,7 @@ fn settle(
     // SAFETY: a value of socket storage.
     unsafe {
         (*state).passed = *target;
-        (*state).generation = held.setting.generation();
+        (*state).generation = generation;
         (*state).flags = late;
         if gate != 0 {
             (*state).asked = own::specific(destination.addr);

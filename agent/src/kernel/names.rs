@@ -69,10 +69,11 @@ impl Granter {
     }
 
     fn with_names(&self, scope: Scope, work: impl FnOnce(&OwnedFd) -> io::Result<()>) -> io::Result<()> {
+        // Before the slot is read: it cannot become another policy's meanwhile.
+        let maps = self.names.maps();
         let mut word = [0; size_of::<u64>()];
         sys::map_lookup(self.scopes.as_fd(), &scope.0.to_ne_bytes(), &mut word)?;
         let slot = Setting::from_word(u64::from_ne_bytes(word)).slot();
-        let maps = self.names.maps();
         let missing = || {
             let why = format!("the policy that scope {} is held to has no rules on names", scope.0);
             io::Error::new(io::ErrorKind::NotFound, why)

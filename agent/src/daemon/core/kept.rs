@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, fs, io, os::unix::fs::OpenOptionsExt as _, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use stockade_common::limits::MAX_GRANTED;
 
 use super::{Core, names::refused_by_gate, run::checked};
 use crate::{
@@ -93,7 +94,11 @@ impl Core {
     pub(super) fn keep_names(&mut self) {
         for scope in std::mem::take(&mut self.answered) {
             if let Some((name, _)) = self.registry.find(scope) {
-                self.keep(NAMES, scope, name, self.gates.held(scope));
+                let mut held = self.gates.held(scope);
+                // Those that last longest, if there are more than the kernel has room for.
+                held.sort_by_key(|held| std::cmp::Reverse(held.expires));
+                held.truncate(MAX_GRANTED as usize);
+                self.keep(NAMES, scope, name, held);
             }
         }
     }

@@ -114,6 +114,8 @@ pub struct Core {
     gates: Gates,
     /// The interface by which a scope must leave, and its number now.
     ways_out: BTreeMap<Scope, (String, Option<u32>)>,
+    /// Who has asked where there is no gate: process ids, and their scopes.
+    without_gate: BTreeMap<u32, Scope>,
     /// Scopes that were answered since their names were kept.
     answered: BTreeSet<Scope>,
     /// Inode number of the host's network namespace.
@@ -164,13 +166,12 @@ impl Core {
                     Signal::SIGHUP => self.reload_by_signal(),
                     _ => break End::Stopped,
                 },
-                batch = inputs.ring.batch() => match batch {
-                    Ok(batch) => self.take(batch),
-                    Err(error) => {
-                        eprintln!("stockade: the ring of events cannot be read: {error}");
-                        break End::Stopped;
-                    }
-                },
+                // Before the ring: who makes events without end must keep nobody else waiting, nor the watchdog.
+                _ = tick.tick() => {
+                    ticks += 1;
+                    self.look(ticks.is_multiple_of(WALK));
+                    report(notify::watchdog());
+                }
                 Some(command) = inputs.commands.recv() => {
                     // What has happened before the question belongs into the answer.
                     let rest = inputs.ring.rest();
@@ -179,16 +180,18 @@ impl Core {
                         break End::Detached;
                     }
                 }
+                Some(event) = inputs.asked.recv() => self.asked(&event),
+                batch = inputs.ring.batch() => match batch {
+                    Ok(batch) => self.take(batch),
+                    Err(error) => {
+                        eprintln!("stockade: the ring of events cannot be read: {error}");
+                        break End::Stopped;
+                    }
+                },
                 () = self.looks.woken() => self.finish_looks(),
                 () = self.starts.woken() => self.finish_starts(),
                 () = self.run_starts.woken() => self.finish_runs(),
                 Some(peer) = inputs.refused.recv() => self.peer_refused(&peer),
-                Some(event) = inputs.asked.recv() => self.asked(&event),
-                _ = tick.tick() => {
-                    ticks += 1;
-                    self.look(ticks.is_multiple_of(WALK));
-                    report(notify::watchdog());
-                }
             }
         };
         if end == End::Stopped {
@@ -214,7 +217,7 @@ impl Core {
                 Notice::Made { id, scope, path } => self.made(id, scope, &path),
                 Notice::Started { pid, cgroup_id } => self.started(pid, cgroup_id),
                 Notice::NoGate { scope, pid } => {
-                    self.open_gate(scope, Some(pid));
+                    self.want_gate(scope, pid);
                     Ok(())
                 }
             };
@@ -267,7 +270,10 @@ impl Core {
 
     /// Looks at what events may have missed: they can be lost, the rest cannot.
     fn look(&mut self, whole: bool) {
-        self.keep_names();
+        if whole {
+            self.keep_names();
+        }
+        self.open_wanted_gates();
         self.finish_looks();
         self.finish_starts();
         self.finish_runs();

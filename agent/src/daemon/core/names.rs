@@ -8,7 +8,11 @@ use std::{
 
 use stockade_common::net::{Granted, PrefixData};
 
-use super::{Core, flows::Held, refusal, refused_by_kernel};
+use super::{
+    Core,
+    flows::{Before, Held},
+    refusal, refused_by_kernel,
+};
 use crate::{
     audit::{gate, origin::boot_ns},
     daemon::command::{Refusal, RefusalKind},
@@ -21,6 +25,11 @@ use crate::{
     },
     scope::interface,
 };
+
+/// Processes that are remembered to have asked without a gate, until the next turn.
+const MOST_WANTED: usize = 64;
+/// Gates that are opened in one turn, for those who have asked without one.
+const MOST_OPENED: usize = 4;
 
 pub(super) fn refused_by_gate(error: GateError) -> Refusal {
     match error {
@@ -38,24 +47,25 @@ pub(super) struct Switched {
     pub(super) image: Arc<MapImage>,
     /// What names allow under it already.
     pub(super) granted: Vec<(PrefixData, Granted)>,
-    /// It was held to nothing before.
-    pub(super) is_new: bool,
+    /// What it was held to before. `None`: nothing, or that is not known.
+    pub(super) before: Option<Before>,
 }
 
 impl Core {
     /// Opens its gate, and ends connections that it may have no more.
     pub(super) fn after_switch(&mut self, switched: &Switched) {
-        let Switched { name, scope, pid, image, granted, is_new } = switched;
+        let Switched { name, scope, pid, image, granted, before } = switched;
         self.open_gate(*scope, *pid);
         let enforces =
             self.registry.scopes.get(name).is_some_and(|state| state.effective_mode() == Mode::Enforce);
-        // What is tagged while it runs has been looked at; and what names an earlier daemon has answered is not known.
-        if *is_new || !enforces || !self.policies_known {
-            return;
+        // What is tagged while it runs has been looked at.
+        if let Some(before) = before
+            && enforces
+        {
+            let gates = self.gates.ports(*scope);
+            let held = Held { scope: *scope, image, granted, before, gates: &gates, pid: *pid };
+            self.end_forbidden(name, &held);
         }
-        let gates = self.gates.ports(*scope);
-        let held = Held { scope: *scope, image, granted, gates: &gates, pid: *pid };
-        self.end_forbidden(name, &held);
     }
 
     /// Holds a scope to the policy in a slot: names, interface and all. What names allow under it already is returned.
@@ -82,6 +92,21 @@ impl Core {
         }
         if let Err(error) = self.gates.open(&mut self.enforcer, scope, pid) {
             eprintln!("stockade: scope {}: names are refused in a network namespace: {error}", scope.0);
+        }
+    }
+
+    /// A process has asked where its scope has no gate. A workload can make any number of network namespaces, as fast as it likes.
+    pub(super) fn want_gate(&mut self, scope: Scope, pid: u32) {
+        if self.without_gate.len() < MOST_WANTED {
+            self.without_gate.insert(pid, scope);
+        }
+    }
+
+    /// Opens some of the gates that are missing. Who asks again is there with the next turn.
+    pub(super) fn open_wanted_gates(&mut self) {
+        let wanted = std::mem::take(&mut self.without_gate);
+        for (pid, scope) in wanted.into_iter().take(MOST_OPENED) {
+            self.open_gate(scope, Some(pid));
         }
     }
 

@@ -303,17 +303,17 @@ impl Core {
                 self.enforcer.label(scope, Some(&label)).map_err(kernel)?;
             }
             let policy = policies.named(&name).map(|policy| policy.policy.clone());
+            let of_before = self.of_before(scope);
             let granted =
                 self.hold((scope, slot, flags), policy.as_ref().map(|policy| (policy, policy.mode)))?;
             free.extend(before);
-            let is_new = before.is_none();
             opened.push(Switched {
                 name: name.clone(),
                 scope,
                 pid: view.pid(),
                 image: image.clone(),
                 granted,
-                is_new,
+                before: of_before,
             });
             let instance = Instance { scope, slot, compiled: Some((view, image)), context };
             if let Some(state) = self.registry.scopes.get_mut(&name) {

@@ -176,6 +176,7 @@ pub fn start(
         retired: Vec::new(),
         gates,
         ways_out: BTreeMap::new(),
+        without_gate: BTreeMap::new(),
         answered: BTreeSet::new(),
         netns: gates::namespace_of(None).map_err(|error| other(&error))?,
         runs: 0,
