@@ -250,14 +250,27 @@ fn is_own(service: &SVCB, asked: &Key, last: Option<&Name>) -> bool {
 /// A service without the keys to an encrypted hello, which would hide the name from whoever looks at connections later,
 /// without what is not known here, and with the addresses that are let through. `None` if it is of no use so.
 fn without_secrets(service: &SVCB, own: bool, mut lets: impl FnMut(IpAddr) -> bool) -> Option<SVCB> {
-    let mut mandatory: Vec<SvcParamKey> = Vec::new();
     let mut params: Vec<(SvcParamKey, SvcParamValue)> = Vec::new();
-    for (key, value) in &service.svc_params {
+    // An alias (priority 0) has none: whoever reads it must pass them over (RFC 9460, 2.4.2).
+    let given = if service.svc_priority == 0 { &[][..] } else { &service.svc_params[..] };
+    let mut mandatory: Vec<SvcParamKey> = Vec::new();
+    for (_, value) in given {
+        if let SvcParamValue::Mandatory(Mandatory(keys)) = value {
+            mandatory.clone_from(keys);
+        }
+    }
+    // Hints only help; who left out anything else that is needed would lead the client astray. Before any address is let
+    // through: what is not given must not be granted.
+    mandatory.retain(|key| !matches!(key, SvcParamKey::Ipv4Hint | SvcParamKey::Ipv6Hint));
+    let is_kept = |value: &SvcParamValue| {
+        matches!(value, SvcParamValue::Alpn(_) | SvcParamValue::NoDefaultAlpn | SvcParamValue::Port(_))
+    };
+    if !mandatory.iter().all(|key| given.iter().any(|(other, value)| other == key && is_kept(value))) {
+        return None;
+    }
+    for (key, value) in given {
         let value = match value {
-            SvcParamValue::Mandatory(Mandatory(keys)) => {
-                mandatory.clone_from(keys);
-                continue;
-            }
+            SvcParamValue::Mandatory(_) => continue,
             SvcParamValue::Ipv4Hint(IpHint(hints)) => {
                 let kept: Vec<_> = hints
                     .iter()
@@ -276,17 +289,9 @@ fn without_secrets(service: &SVCB, own: bool, mut lets: impl FnMut(IpAddr) -> bo
                     .collect();
                 (!kept.is_empty()).then_some(SvcParamValue::Ipv6Hint(IpHint(kept)))
             }
-            SvcParamValue::Alpn(_) | SvcParamValue::NoDefaultAlpn | SvcParamValue::Port(_) => {
-                Some(value.clone())
-            }
-            SvcParamValue::EchConfigList(_) | SvcParamValue::Unknown(_) => None,
+            value => is_kept(value).then(|| value.clone()),
         };
         params.extend(value.map(|value| (*key, value)));
-    }
-    // Hints only help; who left out anything else that is needed would lead the client astray.
-    mandatory.retain(|key| !matches!(key, SvcParamKey::Ipv4Hint | SvcParamKey::Ipv6Hint));
-    if !mandatory.iter().all(|key| params.iter().any(|(other, _)| other == key)) {
-        return None;
     }
     if !mandatory.is_empty() {
         params.insert(0, (SvcParamKey::Mandatory, SvcParamValue::Mandatory(Mandatory(mandatory))));
