@@ -247,6 +247,12 @@ fn is_own(service: &SVCB, asked: &Key, last: Option<&Name>) -> bool {
     target.is_root() || Key::of(target) == *asked || last == Some(target)
 }
 
+/// Those of a service's hints that are let through; `None`: there are none.
+fn kept<T: Copy>(hints: &[T], mut lets: impl FnMut(&T) -> bool) -> Option<Vec<T>> {
+    let kept: Vec<T> = hints.iter().take(MAX_RECORDS).filter(|hint| lets(hint)).copied().collect();
+    (!kept.is_empty()).then_some(kept)
+}
+
 /// A service without the keys to an encrypted hello, which would hide the name from whoever looks at connections later,
 /// without what is not known here, and with the addresses that are let through. `None` if it is of no use so.
 fn without_secrets(service: &SVCB, own: bool, mut lets: impl FnMut(IpAddr) -> bool) -> Option<SVCB> {
@@ -272,22 +278,12 @@ fn without_secrets(service: &SVCB, own: bool, mut lets: impl FnMut(IpAddr) -> bo
         let value = match value {
             SvcParamValue::Mandatory(_) => continue,
             SvcParamValue::Ipv4Hint(IpHint(hints)) => {
-                let kept: Vec<_> = hints
-                    .iter()
-                    .take(MAX_RECORDS)
-                    .filter(|hint| own && lets(hint.0.into()))
-                    .copied()
-                    .collect();
-                (!kept.is_empty()).then_some(SvcParamValue::Ipv4Hint(IpHint(kept)))
+                let kept = kept(hints, |hint| own && lets(hint.0.into()));
+                kept.map(|kept| SvcParamValue::Ipv4Hint(IpHint(kept)))
             }
             SvcParamValue::Ipv6Hint(IpHint(hints)) => {
-                let kept: Vec<_> = hints
-                    .iter()
-                    .take(MAX_RECORDS)
-                    .filter(|hint| own && lets(hint.0.into()))
-                    .copied()
-                    .collect();
-                (!kept.is_empty()).then_some(SvcParamValue::Ipv6Hint(IpHint(kept)))
+                let kept = kept(hints, |hint| own && lets(hint.0.into()));
+                kept.map(|kept| SvcParamValue::Ipv6Hint(IpHint(kept)))
             }
             value => is_kept(value).then(|| value.clone()),
         };
