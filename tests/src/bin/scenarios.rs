@@ -10,8 +10,8 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let filter = words.next().unwrap_or_default();
-    if filter == scenario::daemon::PROBER {
-        let probed = scenario::daemon::probe(&words.next().unwrap_or_default());
+    if filter == scenario::reloads::PROBER {
+        let probed = scenario::reloads::probe(&words.next().unwrap_or_default());
         return if probed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     if filter == scenario::stall::STALLER {

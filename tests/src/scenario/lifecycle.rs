@@ -65,7 +65,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("daemon_policed_is_no_starter_again", super::daemon::no_starter_again),
     ("daemon_polices_at_once_where_it_must", super::daemon::at_once),
     ("daemon_workload_with_own_mounts_waits", super::daemon::other_mounts),
-    ("daemon_reloads_give_no_wrong_verdict", super::daemon::reloads),
+    ("daemon_reloads_give_no_wrong_verdict", super::reloads::reloads),
     ("daemon_bad_input_leaves_all_held", super::daemon::bad_input),
     ("daemon_comparison_tells_where_policies_differ", super::daemon::shadow),
     ("daemon_mode_by_hand_ends_with_a_reload", super::daemon::mode),

@@ -15,6 +15,7 @@ mod names;
 mod nameserver;
 mod net_listen;
 mod net_unix;
+pub mod reloads;
 mod remember;
 mod renames;
 pub mod stall;

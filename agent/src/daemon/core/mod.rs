@@ -9,6 +9,7 @@ mod flows;
 mod instances;
 mod kept;
 mod look;
+mod mode;
 mod names;
 mod place;
 mod plan;

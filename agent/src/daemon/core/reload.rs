@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use stockade_common::{limits::UNDECIDED_SCOPE, tag::label_kind};
@@ -12,7 +12,6 @@ use super::{
     Core,
     apart::Budget,
     ask::NotCompiled,
-    cgroups::COUNTING,
     collect::free,
     names::Switched,
     plan::{numbers, same_rules},
@@ -20,14 +19,13 @@ use super::{
     registry::{Instance, ScopeState},
 };
 use crate::{
-    audit::{digest::mode_name, json::Context},
+    audit::json::Context,
     daemon::{
-        command::{Refusal, RefusalKind, Reloaded, ScopeKind, ScopeStatus},
+        command::{Refusal, RefusalKind, Reloaded, ScopeKind},
         policies::{Compiled, View},
     },
     kernel::{Entry, Scope, ScopeLabel, Slot},
     policy::{
-        checked::Mode,
         host::{self, CgroupRule},
         image::MapImage,
     },
@@ -380,35 +378,5 @@ impl Core {
             self.put(id, scope, entry, by_hand)?;
         }
         Ok(())
-    }
-
-    /// Holds a scope to the tables that it has, with the flags that it should have now.
-    pub(super) fn hold_again(&mut self, name: &str) -> Result<(), Refusal> {
-        let Some(state) = self.registry.scopes.get_mut(name) else { return Ok(()) };
-        let (mode, flags, uid) = (state.effective_mode(), state.flags(self.degraded), state.uid);
-        let policy = state.policy.clone();
-        let mut held = Vec::new();
-        // Slot 0 has no tables: nothing is allowed in it, whatever the flags.
-        for instance in state.instances.iter_mut().filter(|instance| instance.slot.0 != 0) {
-            let mut context = Context::clone(&instance.context);
-            context.policy.mode = mode_name(mode);
-            instance.context = Arc::new(context);
-            self.recorder.know(instance.slot, instance.context.clone(), uid);
-            held.push((instance.scope, instance.slot, flags));
-        }
-        for held in held {
-            self.hold(held, policy.as_ref().map(|policy| (policy, mode)))?;
-        }
-        Ok(())
-    }
-
-    pub(super) fn set_mode(&mut self, name: &str, mode: Mode) -> Result<ScopeStatus, Refusal> {
-        self.state(name)?;
-        if let Some(state) = self.registry.scopes.get_mut(name) {
-            state.mode = Some(mode);
-        }
-        self.hold_again(name)?;
-        self.tell_of_itself("mode", &format!("{name}: {}", mode_name(mode)));
-        self.scope_status(name, Instant::now() + COUNTING)
     }
 }
