@@ -143,7 +143,9 @@ fn guests(lines: &[&str], filter: Option<&str>, total: &mut Counts) -> Result<()
             boots.push(Boot { kernel: kernels::find(line, false)?, words, append: WITHOUT_BPF });
         }
     }
-    for counts in side_by_side(&boots, payload.path()) {
+    // Each guest has one CPU; the long ones go first.
+    boots.sort_by_key(|boot| !boot.append.is_empty());
+    for counts in side_by_side(&boots, |boot| guest(boot, payload.path())) {
         total.add(counts?);
     }
     Ok(())
@@ -161,16 +163,14 @@ struct Boot {
     append: &'static str,
 }
 
-/// Runs as many at once as there are CPUs, since each guest has one; the long ones first.
-fn side_by_side(boots: &[Boot], payload: &Path) -> Vec<Result<Counts>> {
+/// Runs as many at once as there are CPUs, the first ones first; the results in no order.
+pub fn side_by_side<J: Sync>(jobs: &[J], run: impl Fn(&J) -> Result<Counts> + Sync) -> Vec<Result<Counts>> {
     let at_once = thread::available_parallelism().map_or(1, usize::from);
-    let mut order: Vec<&Boot> = boots.iter().collect();
-    order.sort_by_key(|boot| !boot.append.is_empty());
-    let waiting = Mutex::new(order.into_iter());
+    let waiting = Mutex::new(jobs.iter());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).next();
     thread::scope(|scope| {
-        let run = || std::iter::from_fn(next).map(|boot| guest(boot, payload)).collect::<Vec<_>>();
-        let threads: Vec<_> = (0..at_once.min(boots.len())).map(|_| scope.spawn(run)).collect();
+        let worker = || std::iter::from_fn(next).map(&run).collect::<Vec<_>>();
+        let threads: Vec<_> = (0..at_once.min(jobs.len())).map(|_| scope.spawn(worker)).collect();
         threads
             .into_iter()
             .flat_map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
