@@ -3,6 +3,7 @@
 mod batch;
 mod broken;
 pub mod daemon;
+mod differential;
 mod events;
 mod failures;
 mod flags;
