@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ pub(super) const TREE: &str = "/sys/fs/cgroup";
 pub(super) const OPEN: &str = "/daemon/open";
 pub(super) const SECRET: &str = "/daemon/secret";
 pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+
+static SHARED: Mutex<Option<Daemon>> = Mutex::new(None);
 
 pub(super) fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
@@ -23,6 +26,7 @@ pub(super) struct Daemon(pub(super) Child);
 impl Daemon {
     /// Starts one with the policy `ci` for `/ci`.
     pub(super) fn start(more: &str) -> Result<Self, String> {
+        Self::end_shared()?;
         prepare(more).map_err(text)?;
         Self::again()
     }
@@ -31,8 +35,32 @@ impl Daemon {
         Self::with(&[])
     }
 
+    /// One with the policy `ci` for `/ci` that goes on after the scenario: a start takes long, and who only tries what is held needs
+    /// none of his own. Cgroups of one scenario are there for the next.
+    pub(super) fn shared(more: &str) -> Result<(), String> {
+        let mut shared = SHARED.lock().map_err(text)?;
+        if shared.is_some() {
+            prepare(more).map_err(text)?;
+            return stockade(&["policy", "reload"]).map(drop);
+        }
+        *shared = Some(Self::alone(&[], || prepare(more).map_err(text))?);
+        Ok(())
+    }
+
+    /// Ends the one that scenarios share, if there is one.
+    pub(super) fn end_shared() -> Result<(), String> {
+        drop(SHARED.lock().map_err(text)?.take());
+        Ok(())
+    }
+
     /// Starts one for the policies that are there.
     pub(super) fn with(words: &[&str]) -> Result<Self, String> {
+        Self::end_shared()?;
+        Self::alone(words, || Ok(()))
+    }
+
+    fn alone(words: &[&str], prepare: impl FnOnce() -> Result<(), String>) -> Result<Self, String> {
+        prepare()?;
         let mut command = Command::new("stockade");
         let child = command.arg("daemon").args(words).stdin(Stdio::null()).spawn().map_err(text)?;
         let mut daemon = Self(child);
@@ -131,7 +159,7 @@ pub(super) fn holds(cgroup: &str) -> Result<(), String> {
 
 /// A cgroup is held to its policy as it is made, and so is what is made in it, whatever it is called.
 pub fn at_creation() -> Result<(), String> {
-    let _daemon = Daemon::start("")?;
+    Daemon::shared("")?;
     holds("ci/first")?;
     holds("ci/first/nested")?;
     let status = stockade(&["status", "--json"])?;
@@ -154,7 +182,7 @@ pub fn killed() -> Result<(), String> {
 
 /// From entering to its first execution a starter is not policed, nor what it forks; from then on all is.
 pub fn starter() -> Result<(), String> {
-    let _daemon = Daemon::start("")?;
+    Daemon::shared("")?;
     let (now, forked) = (reads(SECRET), format!("( {} )", reads(SECRET)));
     expect("a starter", entering("ci/start", &now), "went")?;
     expect("its child", entering("ci/start", &forked), "went")?;
@@ -172,7 +200,7 @@ pub fn starter() -> Result<(), String> {
 
 /// Who was policed once is no starter again, wherever it moves, with a policy that lets it.
 pub fn no_starter_again() -> Result<(), String> {
-    let _daemon = Daemon::start("write = [\"/sys/fs/cgroup/**\"]")?;
+    Daemon::shared("write = [\"/sys/fs/cgroup/**\"]")?;
     fs::create_dir_all(format!("{TREE}/ci/one/two")).map_err(text)?;
     let script = format!(
         "echo $$ > {TREE}/ci/one/two/cgroup.procs && echo moved; {}; mkdir {TREE}/ci/one/three; echo $$ > \
@@ -185,7 +213,7 @@ pub fn no_starter_again() -> Result<(), String> {
 
 /// A cgroup that a policy says is policed at once lets nobody start anything.
 pub fn at_once() -> Result<(), String> {
-    let _daemon = Daemon::start("")?;
+    Daemon::shared("")?;
     let text_of = policy("").replace("[network]", "start = \"at-once\"\n[network]");
     fs::write(POLICY, text_of).map_err(text)?;
     stockade(&["policy", "reload"])?;
@@ -247,7 +275,7 @@ pub fn other_mounts() -> Result<(), String> {
 
 /// A comparison tells where another policy differs, and changes nothing.
 pub fn shadow() -> Result<(), String> {
-    let _daemon = Daemon::start("")?;
+    Daemon::shared("")?;
     let other = "/daemon/ci.toml";
     fs::write(other, policy("").replace(OPEN, SECRET)).map_err(text)?;
     stockade(&["policy", "apply", "--shadow", other])?;
@@ -270,7 +298,7 @@ pub fn shadow() -> Result<(), String> {
 
 /// A mode that is set by hand is what the file says again after a reload, though no rule has changed.
 pub fn mode() -> Result<(), String> {
-    let _daemon = Daemon::start("")?;
+    Daemon::shared("")?;
     holds("ci/mode")?;
     stockade(&["policy", "mode", "ci", "audit"])?;
     expect("in audit mode", said_in("ci/mode", &reads(SECRET)), "went")?;

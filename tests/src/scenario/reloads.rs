@@ -11,11 +11,11 @@ use std::time::Duration;
 use super::daemon::{Daemon, OPEN, POLICY, SECRET, TREE, policy, text};
 use super::listeners;
 
-const RELOADS: u32 = 50;
+const RELOADS: u32 = 25;
 
 /// Reloads under a workload that tries without a pause, and not one wrong verdict.
 pub fn reloads() -> Result<(), String> {
-    let _daemon = Daemon::start("")?;
+    Daemon::shared("")?;
     let port = listeners::port();
     let program = std::env::current_exe().map_err(text)?;
     let program = program.to_str().ok_or("a path that is not UTF-8")?;
@@ -55,7 +55,7 @@ pub fn reloads() -> Result<(), String> {
 }
 
 /// As `stockade policy reload` asks, without a process for it.
-fn ask_to_reload() -> io::Result<()> {
+pub(super) fn ask_to_reload() -> io::Result<()> {
     let mut socket = UnixStream::connect("/run/stockade/stockade.sock")?;
     socket.write_all(b"POST /v1/reload HTTP/1.1\r\nHost: stockade\r\nContent-Length: 0\r\n\r\n")?;
     let mut answer = String::new();
