@@ -3,9 +3,11 @@
 mod batch;
 mod broken;
 pub mod daemon;
+mod egress;
 mod events;
 mod failures;
 mod flags;
+pub mod flows;
 mod full;
 mod lifecycle;
 pub mod limits;
@@ -22,6 +24,8 @@ mod survival;
 mod table;
 mod terminal;
 mod waiting;
+mod wall;
+mod ways;
 
 use std::io;
 
