@@ -49,6 +49,10 @@ pub const RING_BYTES: usize = 4 << 20;
 pub const MAX_GRANTED: u32 = 16_384;
 /// DNS gates: pairs of scope and network namespace.
 pub const MAX_GATES: u32 = 16_384;
+/// Who has sent datagrams to listening ports lately; the one that was longest silent makes room.
+pub const MAX_PEERS: u32 = 16_384;
+/// Packets that are on their way to gates.
+pub const MAX_ASKERS: u32 = 4096;
 /// Stands for abstract unix sockets among the filesystems of a policy; the path is the name's bytes, without the leading
 /// NUL. No filesystem has this number.
 pub const ABSTRACT_DEV: u32 = u32::MAX;

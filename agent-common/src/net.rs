@@ -120,10 +120,63 @@ impl GateKey {
     }
 }
 
+/// Key of the `PEERS` map: who has sent a datagram to a port on which a rule lets the scope listen.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PeerKey {
+    /// Network namespace, as `SO_NETNS_COOKIE` gives it.
+    pub netns: u64,
+    /// Scope.
+    pub scope: u32,
+    /// The port that the scope listens on, in host order.
+    pub local_port: u16,
+    /// That of who has sent, in host order.
+    pub port: u16,
+    /// Who has sent.
+    pub addr: PrefixData,
+}
+assert_size!(PeerKey, 32);
+
+/// Value of the `PEERS` map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Generation of the policy whose rule let it in; under another it may not be answered before it sends again.
+    pub generation: u32,
+    /// The rule.
+    pub rule: u32,
+    /// Seconds since boot, suspend included, from which it may not be answered any more.
+    pub until: u32,
+    /// Zero.
+    pub pad: u32,
+}
+assert_size!(Peer, 16);
+
+/// Seconds for which who has sent a datagram may be answered.
+pub const PEER_SECONDS: u32 = 60;
+
+/// Key of the `ASKERS` map: what has just been carried to a gate. Its value is when (`u64`, nanoseconds since boot, suspend left out).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct AskerKey {
+    /// Where it comes from.
+    pub addr: PrefixData,
+    /// Its port, in host order.
+    pub port: u16,
+    /// The gate's, in host order.
+    pub gate: u16,
+    /// [`TCP`] or [`UDP`].
+    pub protocol: u32,
+}
+assert_size!(AskerKey, 24);
+
+/// Nanoseconds in which a packet that has left reaches a gate on loopback.
+pub const ASKED_NS: u64 = 2_000_000_000;
+
 /// In a [`GateKey`]: a port stands in place of the scope.
 pub const GATE_AT: u32 = 1 << 31;
 
 /// The port of name servers.
 pub const DNS_PORT: u16 = 53;
 
-pod!(PortRun, PortRange, Grant, Granted, GateKey);
+pod!(PortRun, PortRange, Grant, Granted, GateKey, PeerKey, Peer, AskerKey);

@@ -13,11 +13,12 @@ use aya_ebpf::{
 use stockade_common::{
     counter::Counter,
     event::{NetBody, hook, kind, reason},
-    net::{LISTEN, TCP, UDP},
+    net::{TCP, UDP},
     tag::{SCOPE_EGRESS, SCOPE_LOOPBACK_OWN},
 };
 
 use crate::{
+    askers,
     emit::{self, Actor},
     file::Decision,
     interface,
@@ -135,15 +136,14 @@ fn decide(
     // SAFETY: a value of socket storage.
     let asked = state.is_some_and(|state| unsafe { (*state).gate == packet.to.port && (*state).gate != 0 });
     if loopback && asked && net::gate(netns, held.scope) == Some(packet.to.port) {
+        askers::note(held, &packet.from, &packet.to);
         return Decision::new(reason::DNS_GATE);
     }
-    let decision = net::plan(held, netns, &packet.to);
+    let decision = net::plan(held, netns, packet.from.port, &packet.to);
     match decision.reason {
         // A question goes to the gate; this one does not.
         reason::DNS_GATE => return Decision::new(reason::NO_GATE),
         reason::OWN_LISTENER => {}
-        // Everybody may listen on loopback, so that who answers there says nothing.
-        reason::NO_RULE if !loopback && answers(held, packet) => return Decision::new(reason::RULE_ALLOW),
         _ => return decision,
     }
     // SAFETY: packets may look sockets up.
@@ -153,18 +153,6 @@ fn decide(
         return decision;
     }
     Decision::new(reason::NO_RULE)
-}
-
-/// Whether it comes from where a rule lets datagrams be received.
-#[inline(always)]
-fn answers(held: &Held, packet: &Packet) -> bool {
-    if u32::from(packet.to.protocol) != UDP {
-        return false;
-    }
-    let unspecified = if net::is_v4(&packet.from.addr) { net::UNSPECIFIED4 } else { [0; 4] };
-    let slot = held.setting.slot();
-    net::lookup(slot, packet.from.addr, UDP | LISTEN, packet.from.port).allows()
-        || net::lookup(slot, unspecified, UDP | LISTEN, packet.from.port).allows()
 }
 
 /// What a TCP socket sends goes to its peer, whatever the host makes of that on the way: other addresses (NAT), or a packet

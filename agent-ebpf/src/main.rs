@@ -8,6 +8,7 @@
 // For the one atomic exchange in `path`; aya-ebpf needs the same gate.
 #![feature(asm_experimental_arch)]
 
+mod askers;
 mod automaton;
 mod change;
 mod confine;
@@ -24,6 +25,7 @@ mod maps;
 mod net;
 mod own;
 mod path;
+mod peers;
 mod process;
 mod receive;
 mod rules;
@@ -35,7 +37,7 @@ mod tag;
 mod unix;
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, fentry, lsm},
+    macros::{btf_tracepoint, cgroup_skb, cgroup_sock, cgroup_sock_addr, fentry, lsm, socket_filter},
     programs::{
         BtfTracePointContext, FEntryContext, LsmContext, SkBuffContext, SockAddrContext, SockContext,
     },
@@ -185,12 +187,12 @@ pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
 }
 #[cgroup_sock_addr(recvmsg4)]
 pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
-    sock_addr::put_back4(&ctx);
+    sock_addr::received4(&ctx);
     1
 }
 #[cgroup_sock_addr(recvmsg6)]
 pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
-    sock_addr::put_back6(&ctx);
+    sock_addr::received6(&ctx);
     1
 }
 #[cgroup_sock_addr(getpeername4)]
@@ -206,6 +208,10 @@ pub fn getpeername6(ctx: SockAddrContext) -> i32 {
 #[cgroup_skb(egress)]
 pub fn egress(ctx: SkBuffContext) -> i32 {
     egress::egress(&ctx)
+}
+#[socket_filter]
+pub fn gate_filter(ctx: SkBuffContext) -> i64 {
+    askers::filter(&ctx)
 }
 #[cgroup_sock_addr(bind4)]
 pub fn bind4(ctx: SockAddrContext) -> i32 {

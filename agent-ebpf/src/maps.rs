@@ -2,17 +2,17 @@
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, PerCpuArray, RingBuf, SkStorage},
+    btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage},
     macros::btf_map,
 };
 use stockade_common::{
     counter::{COUNTERS as COUNTER_COUNT, Counter},
     file::{Accept, FsEntry},
     limits::{
-        MAX_GATES, MAX_SCOPES, MAX_SLOTS, MAX_STARTERS, MAX_TAGS, PATH_BUFFERS_PER_CPU,
-        REMEMBERED_DIRECTORIES, RING_BYTES, TABLE_ENTRIES, TAG_FILTER_BUCKETS,
+        MAX_ASKERS, MAX_GATES, MAX_PEERS, MAX_SCOPES, MAX_SLOTS, MAX_STARTERS, MAX_TAGS,
+        PATH_BUFFERS_PER_CPU, REMEMBERED_DIRECTORIES, RING_BYTES, TABLE_ENTRIES, TAG_FILTER_BUCKETS,
     },
-    net::{GateKey, Granted, PortRange, PortRun, PrefixData},
+    net::{AskerKey, GateKey, Granted, Peer, PeerKey, PortRange, PortRun, PrefixData},
     tag::{Label, Starter, Tag},
 };
 
@@ -98,6 +98,12 @@ pub static NAMES: ArrayOfMaps<HashMap<PrefixData, GrantedWords, 1, NO_PREALLOC>,
 /// Where DNS gates listen, and which ports are gates': see [`GateKey`].
 #[btf_map]
 pub static GATES: HashMap<GateKey, u32, { 2 * MAX_GATES as usize }> = HashMap::new();
+/// Who may be answered by a scope, because it has sent to a port that the scope may listen on.
+#[btf_map]
+pub static PEERS: LruHashMap<PeerKey, Peer, { MAX_PEERS as usize }> = LruHashMap::new();
+/// What has just been carried to a gate: nothing else is let in there.
+#[btf_map]
+pub static ASKERS: LruHashMap<AskerKey, u64, { MAX_ASKERS as usize }> = LruHashMap::new();
 /// For scopes with `SCOPE_EGRESS` the index of the interface, in the network namespace [`HOST_NETNS`].
 #[btf_map]
 pub static EGRESS: Array<u32, { MAX_SCOPES as usize }> = Array::new();

@@ -13,6 +13,7 @@ use stockade_common::{
 use crate::{
     file::Decision,
     maps::{GATES, GrantedWords, NAMES, PORTS, PREFIXES, PortRangeWords},
+    peers,
     tag::Held,
 };
 
@@ -63,8 +64,6 @@ const LOOPBACK4: u32 = 0x7f00_0001_u32.to_be();
 const MAPPED: u32 = 0xffff_u32.to_be();
 /// `127.0.0.1`.
 pub const LOCALHOST4: [u32; 4] = [0, 0, MAPPED, LOOPBACK4];
-/// `0.0.0.0`.
-pub const UNSPECIFIED4: [u32; 4] = [0, 0, MAPPED, 0];
 /// `::1`.
 pub const LOCALHOST6: [u32; 4] = [0, 0, 0, 1_u32.to_be()];
 const NANOSECONDS: u64 = 1_000_000_000;
@@ -99,9 +98,10 @@ pub fn is_gate(netns: u64, port: u16) -> bool {
 }
 
 /// What a scope is allowed: [`decide`], and what is no matter of rules. [`reason::DNS_GATE`] and [`reason::OWN_LISTENER`] are
-/// not the end of it: the cgroup programs find out whether there is a gate or a listener.
+/// not the end of it: the cgroup programs find out whether there is a gate or a listener. `local_port` is the socket's, 0 if it
+/// has none.
 #[inline(always)]
-pub fn plan(held: &Held, netns: u64, destination: &Destination) -> Decision {
+pub fn plan(held: &Held, netns: u64, local_port: u16, destination: &Destination) -> Decision {
     let flags = held.setting.flags();
     let protocol = u32::from(destination.protocol);
     if flags & SCOPE_DNS != 0 && destination.port == DNS_PORT && (protocol == TCP || protocol == UDP) {
@@ -113,7 +113,13 @@ pub fn plan(held: &Held, netns: u64, destination: &Destination) -> Decision {
         return Decision::new(reason::NO_RULE);
     }
     let decision = decide(held.setting.slot(), destination);
-    if decision.reason == reason::NO_RULE && loopback && flags & SCOPE_LOOPBACK_OWN != 0 {
+    if decision.reason != reason::NO_RULE {
+        return decision;
+    }
+    if let Some(answer) = peers::answers(held, netns, local_port, destination) {
+        return answer;
+    }
+    if loopback && flags & SCOPE_LOOPBACK_OWN != 0 {
         return Decision::new(reason::OWN_LISTENER);
     }
     decision
@@ -171,8 +177,9 @@ fn by_name(slot: u32, addr: [u32; 4], wanted: u32) -> Decision {
     unpack(net_names(slot, first, second, wanted))
 }
 
+/// An address as two words, for functions of numbers.
 #[inline(always)]
-fn halves(addr: [u32; 4]) -> [u64; 2] {
+pub fn halves(addr: [u32; 4]) -> [u64; 2] {
     // SAFETY: same size, any bit pattern is valid.
     unsafe { core::mem::transmute(addr) }
 }

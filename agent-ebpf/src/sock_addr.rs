@@ -22,6 +22,7 @@ use crate::{
     maps::count,
     net::{self, AF_INET, AF_INET6, Destination},
     own::{self, Source},
+    peers,
     sockets::{self, BOUND_LATE},
     tag::{self, Held},
 };
@@ -70,7 +71,9 @@ fn judge(ctx: &SockAddrContext, destination: &Destination, place: Place) -> bool
     if place.event == kind::SEND && is_peer(ctx, &held, destination) {
         return true;
     }
-    let planned = net::plan(&held, netns, destination);
+    // SAFETY: a load through a pointer from the context, checked by the verifier.
+    let local_port = unsafe { (*sockets::sk(ctx)).src_port as u16 };
+    let planned = net::plan(&held, netns, local_port, destination);
     let (mut decision, mut target, mut gate) = (planned, *destination, 0);
     match planned.reason {
         reason::DNS_GATE => match net::gate(netns, held.scope) {
@@ -204,16 +207,35 @@ fn put_back(ctx: &SockAddrContext, from: &Destination, v6: bool) {
     }
 }
 
-/// `cgroup/recvmsg4` and `cgroup/getpeername4`.
+/// `cgroup/getpeername4`.
 #[inline(always)]
 pub fn put_back4(ctx: &SockAddrContext) {
     put_back(ctx, &v4(ctx), false);
 }
 
-/// `cgroup/recvmsg6` and `cgroup/getpeername6`.
+/// `cgroup/getpeername6`.
 #[inline(always)]
 pub fn put_back6(ctx: &SockAddrContext) {
     put_back(ctx, &v6(ctx), true);
+}
+
+/// `cgroup/recvmsg4`.
+#[inline(always)]
+pub fn received4(ctx: &SockAddrContext) {
+    received(ctx, &v4(ctx), false);
+}
+
+/// `cgroup/recvmsg6`.
+#[inline(always)]
+pub fn received6(ctx: &SockAddrContext) {
+    received(ctx, &v6(ctx), true);
+}
+
+#[inline(always)]
+fn received(ctx: &SockAddrContext, from: &Destination, v6: bool) {
+    // SAFETY: the context.
+    peers::heard(ctx, unsafe { bpf_get_netns_cookie(ctx.as_ptr()) }, from);
+    put_back(ctx, from, v6);
 }
 
 /// Reports a decision on an address; false: refuse.

@@ -12,7 +12,7 @@ use crate::{
     file::Decision,
     kernel::{
         self, MSGHDR_MSG_FLAGS, MSGHDR_MSG_NAME, NET_COOKIE, SK_BUFF_DATA, SK_BUFF_LEN, SOCK_CGROUP,
-        SOCK_FAMILY, SOCK_NET, SOCK_PROTOCOL, SOCKET_SK, SOCKET_TYPE,
+        SOCK_FAMILY, SOCK_NET, SOCK_NUM, SOCK_PROTOCOL, SOCKET_SK, SOCKET_TYPE,
     },
     maps::count,
     net::{self, AF_INET, AF_INET6, AF_NETLINK, AF_UNIX, Destination, SOCK_STREAM},
@@ -206,17 +206,18 @@ unsafe fn addressed(
     match destination(socket, &address) {
         Ok(destination) => {
             // SAFETY: as promised by the caller; null is checked.
-            let (netns, inside) = unsafe {
+            let (netns, local_port, inside) = unsafe {
                 let sk: *const u8 = kernel::field(sock, &SOCKET_SK);
                 if sk.is_null() {
                     return !actor.held.setting.enforces();
                 }
                 (
                     kernel::field::<u64>(kernel::field(sk, &SOCK_NET), &NET_COOKIE),
+                    kernel::field::<u16>(sk, &SOCK_NUM),
                     made_inside(sk, &actor.held),
                 )
             };
-            let mut decision = net::plan(&actor.held, netns, &destination);
+            let mut decision = net::plan(&actor.held, netns, local_port, &destination);
             if decision.reason == reason::DNS_GATE || decision.reason == reason::OWN_LISTENER {
                 // The cgroup programs finish it, and report it; they run for the cgroup that the socket was made in.
                 if inside {

@@ -180,7 +180,15 @@ impl Gates {
         }
         self.start(enforcer)?;
         let namespace = pid.map(|_| OwnedFd::from(namespace));
-        let (netns, port) = self.gate()?.open(scope.0, namespace).map_err(failed("listening"))?;
+        // Before anything is read from them.
+        let mut guarded = Ok(());
+        let opened = self.gate()?.open(scope.0, namespace, |sockets| {
+            let mut sockets = sockets.iter();
+            guarded = sockets.try_for_each(|socket| enforcer.guard_gate(socket));
+            if guarded.is_ok() { Ok(()) } else { Err(io::ErrorKind::Other.into()) }
+        });
+        guarded?;
+        let (netns, port) = opened.map_err(failed("listening"))?;
         if let Err(error) = enforcer.open_gate(&kernel::Gate { netns, scope, port }) {
             self.gate()?.close(scope.0, netns);
             return Err(error.into());

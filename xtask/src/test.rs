@@ -24,8 +24,18 @@ use crate::{
 /// A boot where BPF LSM programs load and never run; it also lacks IPv6.
 const WITHOUT_BPF: &str = "lsm=lockdown,yama,apparmor ipv6.disable=1";
 /// What scenarios need beyond the image; one that a kernel lacks is left out, and its scenarios skip.
-const MODULES: [&str; 8] =
-    ["overlay", "vsock_loopback", "algif_hash", "sctp", "fuse", "tcp_diag", "udp_diag", "dummy"];
+const MODULES: [&str; 10] = [
+    "overlay",
+    "vsock_loopback",
+    "algif_hash",
+    "sctp",
+    "dccp_ipv4",
+    "fuse",
+    "tcp_diag",
+    "udp_diag",
+    "dummy",
+    "veth",
+];
 /// The oldest and the newest: what holds on both ends is seldom wrong between them, and `--all-kernels` takes twice as long.
 const DEFAULT_LINES: [&str; 2] = ["6.1", "newest"];
 /// Where scenarios that take minutes are tried, if it is among those that are asked for.

@@ -2,7 +2,7 @@
 //!
 //! Of a message only the records on the way from the name asked for are looked at. What a client gets is built from them.
 
-use std::net::IpAddr;
+use std::{collections::HashSet, net::IpAddr};
 
 use hickory_proto::{
     op::{Message, ResponseCode},
@@ -169,9 +169,10 @@ pub struct Selection {
     pub denied: Option<u32>,
 }
 
-/// Selects what a scope is given of the facts about a name.
+/// Selects what a scope is given of the facts about a name. `own` are this host's addresses.
 pub fn select(
     table: &NameTable,
+    own: &HashSet<IpAddr>,
     asked: &Key,
     covered: &Covered,
     facts: &Facts,
@@ -184,7 +185,17 @@ pub fn select(
             return selection;
         }
     }
+    let refuse = |selection: &mut Selection, address: IpAddr, what: &'static str| {
+        if selection.refused.is_empty() {
+            selection.what = what;
+        }
+        selection.refused.push(address);
+        !table.enforces()
+    };
     let lets = |selection: &mut Selection, address: IpAddr| match table.passage(asked, covered, address) {
+        Passage::Granted if own.contains(&address) && !table.may_be_private(asked) => {
+            refuse(selection, address, "this host's")
+        }
         Passage::Granted => {
             if !selection.grant.contains(&address) {
                 selection.grant.push(address);
@@ -192,13 +203,7 @@ pub fn select(
             true
         }
         Passage::Given => true,
-        Passage::Refused(what) => {
-            if selection.refused.is_empty() {
-                selection.what = what;
-            }
-            selection.refused.push(address);
-            !table.enforces()
-        }
+        Passage::Refused(what) => refuse(selection, address, what),
     };
     match &facts.data {
         Data::Addresses(addresses) => {

@@ -1,7 +1,7 @@
 //! What becomes of a question. Nothing here waits: where a name server has to be asked, the caller is told so.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -31,6 +31,8 @@ pub struct Core {
     pub(super) events: Box<dyn Fn(GateEvent) + Send + Sync>,
     scopes: Mutex<HashMap<u32, Arc<Scope>>>,
     cache: Mutex<Cache>,
+    /// This host's own addresses.
+    own: Mutex<Arc<HashSet<IpAddr>>>,
 }
 
 /// Where a question came from.
@@ -55,12 +57,19 @@ pub enum Step {
 
 impl Core {
     pub fn new(kernel: Arc<dyn Kernel>, events: impl Fn(GateEvent) + Send + Sync + 'static) -> Self {
-        Self { kernel, events: Box::new(events), scopes: Mutex::default(), cache: Mutex::new(Cache::new()) }
+        Self {
+            kernel,
+            events: Box::new(events),
+            scopes: Mutex::default(),
+            cache: Mutex::new(Cache::new()),
+            own: Mutex::default(),
+        }
     }
 
     /// A scope, which begins without a policy.
     pub fn scope(&self, id: u32) -> Arc<Scope> {
-        Arc::clone(self.scopes().entry(id).or_insert_with(|| Scope::new(id)))
+        let own = Arc::clone(&self.own.lock().unwrap_or_else(PoisonError::into_inner));
+        Arc::clone(self.scopes().entry(id).or_insert_with(|| Scope::new(id, own)))
     }
 
     /// A scope, if there is one.
@@ -160,7 +169,7 @@ impl Core {
         now: u32,
     ) -> Vec<u8> {
         let kind = question.kind();
-        let selection = answer::select(&state.table, &question.key, covered, facts, kind);
+        let selection = answer::select(&state.table, &state.own, &question.key, covered, facts, kind);
         let Selection { chain, data, grant, refused, what, denied } = selection;
         if let Some(rule) = denied {
             return self.refuse_as(asker, state, question, Why::LeadsToDenied, Some(rule), now);
@@ -253,6 +262,16 @@ impl Core {
             if let Err(error) = self.kernel.revoke(scope, *address) {
                 tracing::warn!(scope, %error, "an address that has expired cannot be removed");
             }
+        }
+    }
+
+    /// Addresses that this host has from now on.
+    pub fn set_own(&self, addresses: HashSet<IpAddr>) {
+        let own = Arc::new(addresses);
+        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&own);
+        let scopes: Vec<_> = self.scopes().values().cloned().collect();
+        for scope in scopes {
+            scope.lock().own = Arc::clone(&own);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt, io,
-    os::fd::OwnedFd,
+    os::fd::{BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
@@ -22,6 +22,7 @@ use super::{
     DnsConfig, GateEvent, Granting, Held, Kernel, NameTable,
     clock::boot_seconds,
     core::{Asker, Core},
+    own,
     resolve::Resolver,
     serve::Server,
     sockets::{self, Sockets},
@@ -65,6 +66,7 @@ impl Gate {
         events: impl Fn(GateEvent) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let core = Arc::new(Core::new(kernel, events));
+        note_own(&core);
         let own = OwnPorts::default();
         let resolver = Arc::new(Resolver::new(
             Arc::clone(&core),
@@ -118,12 +120,19 @@ impl Gate {
     }
 
     /// Listens for a scope in a network namespace, or in our own. Returns the namespace's cookie and the port, by UDP and TCP
-    /// on `127.0.0.1` and `::1`. If it listens there already, so it stays.
+    /// on `127.0.0.1` and `::1`. If it listens there already, so it stays. `guard` is given the sockets before anything is read
+    /// from them, to keep others away.
     ///
     /// # Errors
-    /// If the namespace cannot be entered or no port is free.
-    pub fn open(&self, scope: u32, netns: Option<OwnedFd>) -> io::Result<(u64, u16)> {
+    /// If the namespace cannot be entered or no port is free; those of `guard`.
+    pub fn open(
+        &self,
+        scope: u32,
+        netns: Option<OwnedFd>,
+        guard: impl FnOnce(&[BorrowedFd<'_>]) -> io::Result<()>,
+    ) -> io::Result<(u64, u16)> {
         let sockets = sockets::open(netns)?;
+        guard(&sockets.descriptors())?;
         let (netns, port) = (sockets.netns, sockets.port);
         let mut open = self.open_gates();
         if let Some(port) = open.get(&(scope, netns)) {
@@ -191,6 +200,13 @@ impl Drop for Gate {
     }
 }
 
+/// This host's addresses change.
+fn note_own(core: &Core) {
+    if let Some(addresses) = own::addresses() {
+        core.set_own(addresses);
+    }
+}
+
 fn run(runtime: &Runtime, core: Arc<Core>, resolver: Arc<Resolver>, mut orders: UnboundedReceiver<Order>) {
     runtime.block_on(async move {
         let mut serving: HashMap<Place, Vec<AbortHandle>> = HashMap::new();
@@ -211,7 +227,10 @@ fn run(runtime: &Runtime, core: Arc<Core>, resolver: Arc<Resolver>, mut orders: 
                     }
                     None => return,
                 },
-                _ = sweep.tick() => core.sweep(boot_seconds()),
+                _ = sweep.tick() => {
+                    note_own(&core);
+                    core.sweep(boot_seconds());
+                }
             }
         }
     });

@@ -16,6 +16,7 @@ mod event;
 mod gate;
 mod ledger;
 mod name;
+mod own;
 mod question;
 mod quiet;
 mod refusal;

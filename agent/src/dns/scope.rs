@@ -1,8 +1,12 @@
 //! What the gate keeps for a scope.
 
-use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    collections::HashSet,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use super::{budget::Budget, ledger::Ledger, quiet::Quiet, table::NameTable};
@@ -30,16 +34,18 @@ pub struct State {
     pub budget: Budget,
     /// What was told of lately.
     pub quiet: Quiet,
+    /// This host's own addresses.
+    pub own: Arc<HashSet<IpAddr>>,
     /// Nothing is granted to it any more.
     pub forgotten: bool,
 }
 
 impl Scope {
-    /// One without a policy.
-    pub fn new(id: u32) -> Arc<Self> {
+    /// One without a policy, on a host with these addresses.
+    pub fn new(id: u32, own: Arc<HashSet<IpAddr>>) -> Arc<Self> {
         Arc::new(Self {
             id,
-            state: Mutex::default(),
+            state: Mutex::new(State { own, ..State::default() }),
             waiting: Tally::default(),
             connections: Tally::default(),
         })

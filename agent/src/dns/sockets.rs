@@ -3,7 +3,7 @@
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, TcpListener, UdpSocket},
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
     thread,
 };
 
@@ -31,6 +31,13 @@ pub struct Sockets {
     pub udp: Vec<UdpSocket>,
     /// The same by TCP.
     pub tcp: Vec<TcpListener>,
+}
+
+impl Sockets {
+    /// All of them.
+    pub fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.udp.iter().map(AsFd::as_fd).chain(self.tcp.iter().map(AsFd::as_fd)).collect()
+    }
 }
 
 /// Makes them, in a network namespace or in our own. In a thread of its own, which ends with it.

@@ -189,7 +189,8 @@ impl NameTable {
         }
     }
 
-    fn may_be_private(&self, name: &Key) -> bool {
+    /// Whether a name may have addresses that are not public.
+    pub(super) fn may_be_private(&self, name: &Key) -> bool {
         self.private.contains(name.bytes()) || name.above().any(|above| self.private_below.contains(above))
     }
 

@@ -104,7 +104,7 @@ const CGROUP_PROGRAMS: [(&str, u32); 12] = [
 ];
 
 /// All maps, as the object names them, but for its constants.
-const MAPS: [&str; 24] = [
+const MAPS: [&str; 26] = [
     "TAG_FILTER",
     "TAGS",
     "INHERIT_LOST",
@@ -122,6 +122,8 @@ const MAPS: [&str; 24] = [
     "PORTS",
     "NAMES",
     "GATES",
+    "PEERS",
+    "ASKERS",
     "EGRESS",
     "SOCKETS",
     "DIRECTORIES",
@@ -289,6 +291,7 @@ fn load_program(name: &str, program: &mut Program, btf: &Btf) -> Result<(), Kern
         Program::CgroupSock(program) => program.load(),
         Program::CgroupSockAddr(program) => program.load(),
         Program::CgroupSkb(program) => program.load(),
+        Program::SocketFilter(program) => program.load(),
         _ => return Err(KernelError::Mismatch("program of a kind that is known")),
     };
     result.map_err(|source| KernelError::Program { step: "loading", program: name.to_owned(), source })
@@ -309,6 +312,7 @@ fn descriptor(ebpf: &Ebpf, name: &'static str) -> Result<OwnedFd, KernelError> {
             Map::Array(data)
             | Map::ArrayOfMaps(data)
             | Map::HashMap(data)
+            | Map::LruHashMap(data)
             | Map::PerCpuArray(data)
             | Map::RingBuf(data)
             | Map::SkStorage(data),

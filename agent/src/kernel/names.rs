@@ -3,17 +3,20 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use aya::maps::{Array, HashMap};
+use aya::{
+    maps::{Array, HashMap},
+    programs::SocketFilter,
+};
 use stockade_common::{
     net::{GATE_AT, GateKey, Granted, PrefixData},
     tag::Setting,
 };
 
-use super::{Enforcer, KernelError, Scope, Slot, descriptor, map, policy_maps::granted_bytes, sys};
+use super::{Enforcer, KernelError, Scope, Slot, descriptor, map, policy_maps::granted_bytes, program, sys};
 
 /// By slot, the maps of what names have given to a policy.
 #[derive(Debug, Clone, Default)]
@@ -118,6 +121,17 @@ impl Enforcer {
             // Nothing listens for a gate that was not opened.
             let _ = gates.remove(&GateKey::at(netns, port));
         })
+    }
+
+    /// Has a gate's socket let in nothing but what the programs have carried there.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn guard_gate(&mut self, socket: &impl AsFd) -> Result<(), KernelError> {
+        let name = "gate_filter";
+        let filter: &mut SocketFilter = program(&mut self.ebpf, name)?;
+        let attached = filter.attach(socket);
+        attached.map_err(|source| KernelError::Program { step: "attaching", program: name.into(), source })
     }
 
     /// Carries no questions there any more: what is asked is refused. True: there was such a gate.

@@ -77,6 +77,8 @@ struct Checker<'a> {
     overlay: &'a Overlay,
     policy: CheckedPolicy,
     problems: Vec<Diagnostic>,
+    /// Where the lines of the document at hand end.
+    lines: Vec<usize>,
 }
 
 /// Checks every rule of the documents, of which the last is the one that was asked for: it alone gives the policy its
@@ -85,7 +87,8 @@ struct Checker<'a> {
 /// # Errors
 /// Every rule that is refused, with its place and a suggestion.
 pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy, Diagnostics> {
-    let mut checker = Checker { overlay, policy: CheckedPolicy::default(), problems: Vec::new() };
+    let mut checker =
+        Checker { overlay, policy: CheckedPolicy::default(), problems: Vec::new(), lines: Vec::new() };
     let base = Document::new(Source { name: "profile base".into(), text: BASE.into() })?;
     checker.extended(&base);
     checker.file(&base, Author::Profile);
@@ -155,6 +158,7 @@ impl Checker<'_> {
 
     fn file(&mut self, Document { source, policy }: &Document, author: Author) {
         let Policy { version: _, name: _, mode: _, extends: _, network, files, scope: _ } = policy;
+        self.lines = source.text.match_indices('\n').map(|(end, _)| end).collect();
         for (list, rules, deny) in
             [("network.allow", &network.allow, false), ("network.deny", &network.deny, true)]
         {
@@ -181,7 +185,8 @@ impl Checker<'_> {
     }
 
     fn spanned(&mut self, author: Author, source: &Arc<Source>, rule: &Spanned<String>, list: &str) -> u32 {
-        let line = source.text[..rule.span().start].matches('\n').count() + 1;
+        // Counted once: a policy may have a hundred thousand rules.
+        let line = self.lines.partition_point(|end| *end < rule.span().start) + 1;
         let place = Place { author, source: source.clone(), span: Some(rule.span()) };
         self.rule(rule.get_ref(), &format!("{}:{line}", source.name), list, place)
     }

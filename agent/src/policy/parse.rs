@@ -20,7 +20,7 @@ use super::{
 };
 
 /// Longest policy file, in bytes.
-pub const MAX_BYTES: u64 = 1 << 20;
+pub const MAX_BYTES: u64 = 1 << 23;
 
 /// A policy's text and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::net::Address;
+use super::uring::{self, SETUP_SQPOLL};
 use super::{Attempt, Failure, Verb};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,7 +22,10 @@ pub const VERBS: &[Verb] = &[
     ("dns-tcp", 2, |a| stream(a)),
     ("dns-peer", 2, |a| peer(a)),
     ("dns-two-servers", 3, |a| two(a)),
-    ("dns-io_uring", 2, |a| by_ring(a)),
+    ("dns-io_uring", 2, |a| by_ring(a, 0, true)),
+    ("dns-io_uring-sqpoll", 2, |a| by_ring(a, SETUP_SQPOLL, true)),
+    ("dns-io_uring-sendmsg", 2, |a| by_ring(a, 0, false)),
+    ("dns-io_uring-sendmsg-sqpoll", 2, |a| by_ring(a, SETUP_SQPOLL, false)),
     // Name and port, by the resolver of the C library.
     ("resolve-tcp", 2, |a| {
         let port = super::number(&a[1])?;
@@ -122,6 +126,17 @@ fn datagram(args: &[String], connected: bool, mapped: bool) -> Attempt {
     understood(&reply)
 }
 
+/// Sends a question that a gate would answer, and waits for a moment.
+pub fn ask(to: &Address) -> Attempt {
+    let socket = to.socket(libc::SOCK_DGRAM, 0)?;
+    let wait = libc::timeval { tv_sec: 3, tv_usec: 0 };
+    let (fd, size) = (socket.as_raw_fd(), size_of_val(&wait));
+    sys!(SYS_setsockopt, fd, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &raw const wait, size)?;
+    send(&socket, &question("api.scenario.test"), to)?;
+    let mut byte = [0u8; 1];
+    sys!(SYS_recvfrom, fd, byte.as_mut_ptr(), 1, 0, 0, 0).map(drop)
+}
+
 /// As musl does: one socket, every server, and a reply from any of them.
 fn two(args: &[String]) -> Attempt {
     let servers = [server(&args[..1], false)?, server(&args[1..2], false)?];
@@ -172,13 +187,17 @@ fn peer(args: &[String]) -> Attempt {
     Ok(())
 }
 
-/// The question is sent by a ring.
-fn by_ring(args: &[String]) -> Attempt {
+/// A ring connects the socket, or sends the question.
+fn by_ring(args: &[String], setup: u32, connected: bool) -> Attempt {
     let to = server(args, false)?;
     let socket = to.socket(libc::SOCK_DGRAM, 0)?;
-    super::uring::connect_to(&socket, &to, 0)?;
     let question = question(&args[1]);
-    sys!(SYS_write, socket.as_raw_fd(), question.as_ptr(), question.len())?;
+    if connected {
+        uring::connect_to(&socket, &to, setup)?;
+        sys!(SYS_write, socket.as_raw_fd(), question.as_ptr(), question.len())?;
+    } else {
+        uring::send_to(&socket, &to, &question, setup)?;
+    }
     let (reply, _) = receive(&socket)?;
     understood(&reply)
 }

@@ -19,6 +19,7 @@ mod open;
 mod process;
 mod unix;
 mod uring;
+mod ways;
 mod xattr;
 
 use std::ffi::CString;
@@ -43,7 +44,7 @@ pub type Attempt<T = ()> = Result<T, Failure>;
 /// One verb: its name, how many arguments it takes, what it does.
 pub type Verb = (&'static str, usize, fn(&[String]) -> Attempt);
 
-const FAMILIES: [&[Verb]; 12] = [
+const FAMILIES: [&[Verb]; 13] = [
     open::VERBS,
     alias::VERBS,
     change::VERBS,
@@ -53,6 +54,7 @@ const FAMILIES: [&[Verb]; 12] = [
     unix::VERBS,
     process::VERBS,
     uring::VERBS,
+    ways::VERBS,
     xattr::VERBS,
     inside::VERBS,
     listen::VERBS,

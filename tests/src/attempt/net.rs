@@ -117,7 +117,8 @@ fn datagram(args: &[String], mapped: bool) -> Attempt {
     send(&to.socket(libc::SOCK_DGRAM, 0)?, &to, 0)
 }
 
-fn send(socket: &OwnedFd, to: &Address, flags: i32) -> Attempt {
+/// Sends a byte to an address.
+pub fn send(socket: &OwnedFd, to: &Address, flags: i32) -> Attempt {
     sys!(SYS_sendto, socket.as_raw_fd(), b"x".as_ptr(), 1, flags, to.bytes.as_ptr(), to.length).map(drop)
 }
 

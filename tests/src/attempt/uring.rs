@@ -15,9 +15,13 @@ pub const VERBS: &[Verb] = &[
     ("io_uring-open-sqpoll", 1, |a| open(&a[0], SETUP_SQPOLL)),
     ("io_uring-connect", 2, |a| connect(a, 0)),
     ("io_uring-connect-sqpoll", 2, |a| connect(a, SETUP_SQPOLL)),
+    ("io_uring-sendmsg", 2, |a| sendmsg(a, 0)),
+    ("io_uring-sendmsg-sqpoll", 2, |a| sendmsg(a, SETUP_SQPOLL)),
 ];
 
-const SETUP_SQPOLL: u32 = 1 << 1;
+/// The kernel polls for entries, in a thread of its own.
+pub const SETUP_SQPOLL: u32 = 1 << 1;
+const OP_SENDMSG: u8 = 9;
 const OP_CONNECT: u8 = 16;
 const OP_OPENAT: u8 = 18;
 const ENTER_GETEVENTS_WAKEUP: u32 = 1 | 2;
@@ -48,6 +52,24 @@ fn connect(args: &[String], setup: u32) -> Attempt {
 /// Connects a socket.
 pub fn connect_to(socket: &OwnedFd, to: &Address, setup: u32) -> Attempt {
     let sqe = entry(OP_CONNECT, socket.as_raw_fd(), to.bytes.as_ptr() as usize, 0, to.length as u64);
+    submit(sqe, setup).map(drop)
+}
+
+fn sendmsg(args: &[String], setup: u32) -> Attempt {
+    let to = Address::parse(args, false)?;
+    send_to(&to.socket(libc::SOCK_DGRAM, 0)?, &to, b"x", setup)
+}
+
+/// Sends a datagram.
+pub fn send_to(socket: &OwnedFd, to: &Address, data: &[u8], setup: u32) -> Attempt {
+    let mut part = libc::iovec { iov_base: data.as_ptr().cast_mut().cast(), iov_len: data.len() };
+    // SAFETY: all-zero is a valid msghdr.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_name = to.bytes.as_ptr().cast_mut().cast();
+    message.msg_namelen = to.length as u32;
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    let sqe = entry(OP_SENDMSG, socket.as_raw_fd(), (&raw const message) as usize, 1, 0);
     submit(sqe, setup).map(drop)
 }
 

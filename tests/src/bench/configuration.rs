@@ -5,11 +5,17 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     thread::sleep,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use stockade::{
     kernel::{Enforcer, Entry, LoadOptions, Scope},
+    policy::{
+        check::{Overlay, check},
+        compile::compile,
+        mounts::MountTable,
+        parse::{Document, Source},
+    },
     scope::cgroup::OwnCgroup,
 };
 
@@ -21,8 +27,18 @@ const OBJECT: &str = "STOCKADE_BPF_OBJECT";
 const SETTLE: Duration = Duration::from_secs(20);
 
 /// All of them, in the order they are measured.
-const ALL: [&str; 8] =
-    ["none", "null", "untagged", "landlock:10", "landlock:1000", "tagged:10", "tagged:1000", "tagged:10000"];
+const ALL: [&str; 10] = [
+    "none",
+    "null",
+    "untagged",
+    "landlock:10",
+    "landlock:1000",
+    "tagged:10",
+    "tagged:1000",
+    "tagged:10000",
+    "net:10",
+    "net:100000",
+];
 
 /// Measures the configurations named, or all.
 pub fn suite(names: &[&str]) -> io::Result<()> {
@@ -43,9 +59,10 @@ fn run(name: &str) -> io::Result<()> {
         "null" => beside_programs(&own, name, "/payload/null.o"),
         "untagged" => beside_programs(&own, name, "/payload/stockade.o"),
         "landlock" => finish(Command::new(own).args(["landlock", rules, name])),
-        "tagged" => {
-            let file = PathBuf::from(format!("/tmp/{rules}.toml"));
-            fs::write(&file, policy::text(rules.parse().map_err(io::Error::other)?))?;
+        "tagged" | "net" => {
+            let file = PathBuf::from(format!("/tmp/{kind}-{rules}.toml"));
+            let number = rules.parse().map_err(io::Error::other)?;
+            fs::write(&file, if kind == "net" { policy::network(number) } else { policy::text(number) })?;
             let mut stockade = Command::new("stockade");
             stockade.args(["run", "--events", "/dev/null", "--policy"]).arg(file);
             finish(stockade.arg("--").arg(own).args(["ops", name]))
@@ -92,4 +109,51 @@ pub fn verified() -> io::Result<()> {
         println!("V {name} {instructions}");
     }
     Ok(())
+}
+
+/// Prints for each policy how long it takes to come into force, and what it holds of memory:
+/// `L NAME PARSE-MS COMPILE-MS INSTALL-MS KERNEL-KB RULES-KB`.
+pub fn load() -> io::Result<()> {
+    // SAFETY: this process has one thread.
+    unsafe { std::env::set_var(OBJECT, "/payload/stockade.o") };
+    let mut enforcer = Enforcer::load(&LoadOptions::default()).map_err(io::Error::other)?;
+    let mounts = fs::read("/proc/self/mountinfo")?;
+    let mounts = MountTable::parse(&mounts).map_err(io::Error::other)?;
+    for prefixes in [10, 100_000] {
+        let text = policy::network(prefixes);
+        let own = resident_kb()?;
+        let start = Instant::now();
+        let source = Source { name: "bench".into(), text: text.into() };
+        let document = Document::new(source).map_err(|error| io::Error::other(format!("{error:?}")))?;
+        let checked = check(&[document], &Overlay::default())
+            .map_err(|error| io::Error::other(format!("{error:?}")))?;
+        let parsed = start.elapsed();
+        let start = Instant::now();
+        let (image, _) = compile(&checked, &mounts).map_err(io::Error::other)?;
+        let compiled = start.elapsed();
+        let held = resident_kb()?.saturating_sub(own);
+        let free = available_kb()?;
+        let start = Instant::now();
+        enforcer.install(&image).map_err(io::Error::other)?;
+        let installed = start.elapsed();
+        let kernel = free.saturating_sub(available_kb()?);
+        let ms = |time: Duration| time.as_millis();
+        println!("L net:{prefixes} {} {} {} {kernel} {held}", ms(parsed), ms(compiled), ms(installed));
+    }
+    Ok(())
+}
+
+fn number_in(file: &str, word: &str) -> io::Result<u64> {
+    let text = fs::read_to_string(file)?;
+    let line = text.lines().find_map(|line| line.strip_prefix(word));
+    let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+    number.ok_or_else(|| io::Error::other(format!("{file}: no {word}")))
+}
+
+fn available_kb() -> io::Result<u64> {
+    number_in("/proc/meminfo", "MemFree:")
+}
+
+fn resident_kb() -> io::Result<u64> {
+    number_in("/proc/self/status", "VmRSS:")
 }

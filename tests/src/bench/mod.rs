@@ -23,13 +23,14 @@ pub fn main(words: &[String]) -> io::Result<()> {
     match words.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["suite", names @ ..] => configuration::suite(names),
         ["verified"] => configuration::verified(),
+        ["load"] => configuration::load(),
         ["ops", name] => operation::measure_all(name),
         ["landlock", rules, name] => {
             landlock::restrict(rules.parse().map_err(io::Error::other)?)?;
             operation::measure_all(name)
         }
         _ => Err(io::Error::other(
-            "usage: bench suite [CONFIGURATION]... | verified | ops NAME | landlock RULES NAME",
+            "usage: bench suite [CONFIGURATION]... | verified | load | ops NAME | landlock RULES NAME",
         )),
     }
 }

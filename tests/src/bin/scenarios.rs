@@ -14,6 +14,10 @@ fn main() -> ExitCode {
         let probed = scenario::reloads::probe(&words.next().unwrap_or_default());
         return if probed.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
+    if filter == scenario::flows::HOLDER {
+        let held = scenario::flows::hold(&words.next().unwrap_or_default());
+        return if held.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
     if filter == scenario::stall::STALLER {
         let why = scenario::stall::stall(words);
         eprintln!("scenarios: {why}");

@@ -95,7 +95,7 @@ pub fn gate(upstream: &str) -> Done {
     });
     let gate = Gate::start(&config, Arc::new(Nobody), |_| {})?;
     gate.switch(1, Arc::new(table), |_| Ok::<_, io::Error>(()))?;
-    let (_, port) = gate.open(1, None)?;
+    let (_, port) = gate.open(1, None, |_| Ok(()))?;
     println!("{port}");
     io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())

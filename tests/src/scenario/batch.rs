@@ -116,6 +116,7 @@ fn results(mut command: Command, user: User, port: u16, chosen: &[&Scenario]) ->
         let op = op.replace("{program}", &program).replace("{work}", &work);
         let op = op.replace("{socket}", listeners::SOCKET);
         let op = op.replace("{outsider}", &std::process::id().to_string());
+        let op = op.replace("{descriptor}", &listeners::descriptor()?.to_string());
         batch += &op.replace("{port}", &port.to_string());
         batch.push('\n');
     }

@@ -58,6 +58,13 @@ const CHECKS: &[(&str, Check)] = &[
     ("net_metadata_needs_a_rule_of_its_own", super::names::metadata),
     ("names_of_one_run_are_nothing_to_another", super::names::apart),
     ("net_loopback_own_is_the_tags_own", super::names::loopback_own),
+    ("names_every_way_out_means_the_name", super::ways::by_name),
+    ("names_gate_is_reached_by_questions_only", super::ways::gate),
+    ("names_gate_answers_its_own_scope_only", super::ways::gate_of_its_own),
+    ("names_only_ipv6_is_answered_where_it_is", super::ways::only_ipv6),
+    ("net_wall_holds_though_a_denial_is_undone", super::wall::with_lsm),
+    ("net_flows_a_reload_forbids_are_ended", super::flows::at_reload),
+    ("egress_nothing_leaves_by_another_interface", super::egress::one_way_out),
     ("run_degrades_only_where_it_must", allowed_to_degrade),
     ("doctor_enforced", doctor),
     ("daemon_tags_a_cgroup_as_it_is_made", super::daemon::at_creation),
@@ -128,9 +135,10 @@ fn prepare() -> io::Result<()> {
 /// The scenarios for a kernel booted without the BPF LSM.
 pub fn without_lsm(tally: &mut Tally) -> io::Result<()> {
     prepare()?;
-    let checks: [(&str, Check); 5] = [
+    let checks: [(&str, Check); 6] = [
         ("run_refuses_without_lsm", || status(&["true"], 3)),
         ("run_degraded_polices_network", degraded),
+        ("net_wall_holds_though_a_denial_is_undone", super::wall::without_lsm),
         ("run_degraded_polices_ports_that_are_bound", super::net_listen::degraded),
         ("daemon_without_lsm_is_degraded_or_does_not_start", super::failures::degraded),
         ("doctor_says_what_is_missing", missing),

@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{TcpListener, UdpSocket};
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener};
@@ -17,6 +18,15 @@ static PORT: OnceLock<u16> = OnceLock::new();
 /// The listeners' port; 0 before they are started, where nothing can be reached.
 pub fn port() -> u16 {
     PORT.get().copied().unwrap_or_default()
+}
+
+/// A socket of this process that nobody is to take.
+pub fn descriptor() -> io::Result<i32> {
+    static SOCKET: OnceLock<UdpSocket> = OnceLock::new();
+    if SOCKET.get().is_none() {
+        let _ = SOCKET.set(UdpSocket::bind("127.0.0.1:0")?);
+    }
+    SOCKET.get().map(AsRawFd::as_raw_fd).ok_or_else(|| io::ErrorKind::NotFound.into())
 }
 
 /// Starts the listeners and returns their port.

@@ -4,9 +4,11 @@ mod batch;
 mod broken;
 pub mod daemon;
 mod differential;
+mod egress;
 mod events;
 mod failures;
 mod flags;
+pub mod flows;
 mod full;
 mod lifecycle;
 pub mod limits;
@@ -24,6 +26,8 @@ mod survival;
 mod table;
 mod terminal;
 mod waiting;
+mod wall;
+mod ways;
 
 use std::io;
 

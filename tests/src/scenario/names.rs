@@ -53,7 +53,7 @@ fn tried(flags: Option<&[&str]>, operations: &[&str]) -> Result<Vec<String>, Str
 }
 
 /// Each operation and what must come of it.
-fn expect(flags: Option<&[&str]>, expected: &[(&str, &str)]) -> Result<(), String> {
+pub(super) fn expect(flags: Option<&[&str]>, expected: &[(&str, &str)]) -> Result<(), String> {
     let operations: Vec<&str> = expected.iter().map(|(operation, _)| *operation).collect();
     let results = tried(flags, &operations)?;
     for ((operation, expected), result) in expected.iter().zip(&results) {

@@ -1,8 +1,12 @@
 //! Listening and being connected to: loopback is free, other addresses need a rule.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use super::batch;
 use super::flags::{all_outside, each_policed, said};
@@ -20,6 +24,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("listen_clients_bind_without_a_rule", clients),
     ("listen_socket_from_outside_gives_no_connections", from_outside),
     ("listen_refusal_names_the_flag", hint),
+    ("listen_udp_server_answers_who_has_asked", answers),
 ];
 
 /// Each works outside, is denied without `flags`, wherever one may connect to, and ends as expected with them.
@@ -74,6 +79,44 @@ fn loopback() -> Result<(), String> {
 /// A client chooses its address, or lets the kernel choose a port.
 fn clients() -> Result<(), String> {
     free(&["bind-tcp 0.0.0.0 8080", "bind-tcp :: 0", "bind-udp 0.0.0.0 0"])
+}
+
+/// Under a rule to listen a datagram is answered, from the port it came to and nowhere else. Nobody is asked first.
+fn answers() -> Result<(), String> {
+    // Who asks has addresses that nothing allows: a public one, and loopback.
+    let asks: Vec<(UdpSocket, &str)> = super::nameserver::start()
+        .and_then(|_| {
+            let four = UdpSocket::bind((super::nameserver::API, 0))?;
+            Ok(vec![(four, super::nameserver::API), (UdpSocket::bind("[::1]:0")?, "::1")])
+        })
+        .map_err(|e| e.to_string())?;
+    let done = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&done);
+    let asking = thread::spawn(move || {
+        while !ended.load(Ordering::Relaxed) {
+            for (socket, address) in &asks {
+                let _ = socket.send_to(b"?", (*address, 8123));
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
+    });
+    let served =
+        |at: &str| ["back", "connect", "other", "elsewhere"].map(|how| format!("udp-answer {at} 8123 {how}"));
+    let all = [served("0.0.0.0"), served("::")].concat();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    // From a port of its own that nobody has sent to, it goes nowhere.
+    let first = format!("udp4 {} 8123", super::nameserver::API);
+    let tried = || -> Result<(), String> {
+        all_outside(&all)?;
+        each_policed(&[], &all.iter().map(|op| (*op, DENIED)).collect::<Vec<_>>())?;
+        let results = [ALLOWED, ALLOWED, DENIED, DENIED].repeat(2);
+        let expected = all.iter().copied().zip(results).chain([(first.as_str(), DENIED)]);
+        each_policed(&["--allow-listen=[::]:8123/udp"], &expected.collect::<Vec<_>>())
+    };
+    let result = tried();
+    done.store(true, Ordering::Relaxed);
+    asking.join().map_err(|_| "who asks has panicked")?;
+    result
 }
 
 /// What takes a connection from the listener that is its standard input.

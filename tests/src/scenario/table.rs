@@ -4,7 +4,8 @@
 ///
 /// In `op`, `{file}` is a file outside the workspace, `{new}` a free name beside it, `{dir}` their
 /// directory, `{empty}` an empty directory there, `{program}` a program there, `{work}` the
-/// workspace, `{port}` the listeners' port, `{socket}` their unix socket and `{outsider}` their process.
+/// workspace, `{port}` the listeners' port, `{socket}` their unix socket, `{outsider}` their process and `{descriptor}` a
+/// socket there.
 pub struct Scenario {
     pub name: &'static str,
     pub op: &'static str,
@@ -81,11 +82,18 @@ pub const SCENARIOS: &[Scenario] = &[
     rule("net_sendmmsg", "sendmmsg 127.0.0.1 {port}"),
     rule("net_io_uring_connect", "io_uring-connect 127.0.0.1 {port}"),
     rule("net_io_uring_sqpoll_connect", "io_uring-connect-sqpoll 127.0.0.1 {port}"),
+    rule("net_udp_gso", "udp-gso 127.0.0.1 {port}"),
+    rule("net_udp_gso_connected", "udp-gso-connected 127.0.0.1 {port}"),
+    rule("net_io_uring_sendmsg", "io_uring-sendmsg 127.0.0.1 {port}"),
+    rule("net_io_uring_sqpoll_sendmsg", "io_uring-sendmsg-sqpoll 127.0.0.1 {port}"),
     root("socket_raw_icmp", "raw-icmp"),
     root("socket_packet", "packet"),
     never("socket_vsock", "vsock"),
     never("socket_alg", "alg"),
     never("socket_sctp", "sctp-socket"),
+    never("socket_dccp", "dccp-socket"),
+    never("socket_udplite", "udplite 127.0.0.1 {port}"),
+    root("receive_by_pidfd", "pidfd-getfd {outsider} {descriptor}"),
     rule("listen_tcp4", "listen-tcp 0.0.0.0 0"),
     rule("listen_tcp6", "listen-tcp :: 0"),
     rule("listen_unbound4", "listen-unbound 4"),

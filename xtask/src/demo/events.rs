@@ -56,7 +56,6 @@ impl Event {
     /// One line for a reader.
     pub fn line(&self) -> String {
         let who = format!("{}[{}]", self.text("/process/comm"), self.number("/process/pid"));
-        let protocol = if self.number("/net/protocol") == 17 { "udp" } else { "tcp" };
         let what = if let Some(words) = self.0.get("argv").and_then(Value::as_array) {
             words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" ")
         } else if self.0.get("file").is_some() {
@@ -64,9 +63,18 @@ impl Event {
             let access: Vec<_> = access.into_iter().flatten().filter_map(Value::as_str).collect();
             format!("{} ({})", self.text("/file/path"), access.join("+"))
         } else if self.number("/net/port") > 0 {
+            let protocol = self.text("/net/protocol");
             format!("{}:{}/{protocol}", self.text("/net/address"), self.number("/net/port"))
+        } else if let Some(socket) = self.0.get("socket") {
+            // A family or a type that has no name is a number.
+            let word = |key: &str| match socket.get(key) {
+                Some(Value::String(name)) => name.clone(),
+                Some(number) => number.to_string(),
+                None => "unknown".to_owned(),
+            };
+            format!("{} {} socket, protocol {}", word("family"), word("type"), word("protocol"))
         } else {
-            format!("family {} type {}", self.number("/net/family"), self.number("/net/type"))
+            String::new()
         };
         let rule = self.text("/rule/text");
         let why = match (self.denied(), rule) {
@@ -95,6 +103,20 @@ mod tests {
         assert_eq!(events[0].line(), "denied  open    cat[7]             /d/home/key (read): no rule");
         let allowed = parse(&line.replace("denied", "allowed")).unwrap();
         assert!(!allowed[0].refuses(KEY, "/d"));
+    }
+
+    #[test]
+    fn what_was_refused_on_the_network_is_named() {
+        let line = |what: &str| {
+            let json = format!(
+                r#"{{"kind":"k","verdict":"denied","reason":"family","process":{{"pid":7,"comm":"c"}},{what}}}"#
+            );
+            parse(&json).unwrap()[0].line()
+        };
+        let socket = line(r#""socket":{"family":"inet","type":"raw","protocol":1}"#);
+        assert!(socket.contains("inet raw socket, protocol 1"), "{socket}");
+        let sent = line(r#""net":{"address":"127.0.0.1","port":5353,"protocol":"udp"}"#);
+        assert!(sent.contains("127.0.0.1:5353/udp"), "{sent}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is answered and granted.
 
 use std::{
+    collections::HashSet,
     net::IpAddr,
     sync::{
         Arc,
@@ -22,7 +23,13 @@ use stockade_common::net::{Grant, TCP, port_key};
 
 use super::{
     super::{
-        Answered, GateEvent, Held, Quota, Refused, Why, clock::boot_seconds, core::GRACE, ledger::prefix_data,
+        Answered, GateEvent, Held, Quota, Refused, Why,
+        answer::{Data, Facts, select},
+        clock::boot_seconds,
+        core::GRACE,
+        ledger::prefix_data,
+        name::Key,
+        table::Cover,
     },
     stage::*,
 };
@@ -136,6 +143,23 @@ fn a_chain_is_followed_in_one_answer_and_over_several() {
     stage.granted_are(&["192.0.2.1", "192.0.2.2"]);
     // What a name leads to is not allowed by that.
     assert_eq!(code(&stage.ask("c.other.test", RecordType::A)), ResponseCode::NXDomain);
+}
+
+#[test]
+fn an_address_of_this_host_is_left_out_unless_the_name_may_have_it() {
+    let [own, other]: [IpAddr; 2] = ["192.0.2.7", "192.0.2.8"].map(|text| text.parse().unwrap());
+    let facts = Facts { chain: vec![], data: Data::Addresses(vec![own, other]), ttl: 60 };
+    let key = Key::parse("api.example.test").unwrap();
+    let mut policy = allowing(&["api.example.test"]);
+    let granted = |policy: &Policy| {
+        let table = policy.table();
+        let Cover::By(covered) = table.cover(&key) else { panic!("it is not covered") };
+        let selected = select(&table, &HashSet::from([own]), &key, &covered, &facts, RecordType::A);
+        (selected.grant, selected.refused)
+    };
+    assert_eq!(granted(&policy), (vec![other], vec![own]));
+    policy.private = vec![("api.example.test".into(), false)];
+    assert_eq!(granted(&policy), (vec![own, other], vec![]));
 }
 
 #[test]

@@ -177,7 +177,7 @@ impl Stage {
         })
         .unwrap();
         gate.switch(SCOPE, policy.table(), |_| Ok::<_, ()>(())).unwrap();
-        let (netns, port) = gate.open(SCOPE, None).unwrap();
+        let (netns, port) = gate.open(SCOPE, None, |_| Ok(())).unwrap();
         Self { gate, kernel, events, port, netns }
     }
 

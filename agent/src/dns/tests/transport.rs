@@ -149,12 +149,12 @@ fn a_scope_has_so_many_connections_and_others_still_get_through() {
 #[test]
 fn a_gate_that_is_closed_is_gone() {
     let (_server, stage) = stage(1);
-    assert_eq!(stage.gate.open(SCOPE, None).unwrap(), (stage.netns, stage.port));
+    assert_eq!(stage.gate.open(SCOPE, None, |_| Ok(())).unwrap(), (stage.netns, stage.port));
     assert_eq!(addresses(&stage.ask("a.test", RecordType::A)).len(), 1);
     stage.gate.close(SCOPE, stage.netns);
     std::thread::sleep(Duration::from_millis(100));
     assert!(TcpStream::connect(("127.0.0.1", stage.port)).is_err());
-    let (netns, port) = stage.gate.open(SCOPE, None).unwrap();
+    let (netns, port) = stage.gate.open(SCOPE, None, |_| Ok(())).unwrap();
     assert_eq!(netns, stage.netns);
     assert!(TcpStream::connect(("127.0.0.1", port)).is_ok());
 }
