@@ -20,6 +20,7 @@ use crate::{
     machine::Machine,
     modules, setup, vm,
 };
+use root::Purpose;
 
 /// What the guest's unit executes.
 const RUN: &str = include_str!("run.sh");
@@ -61,27 +62,43 @@ pub fn run(suites: &[Suite], only: &[String]) -> Result<Counts> {
     build::release(&["--package", "stockade-tests"])?;
     let payload = tempfile::tempdir()?;
     packages::build(payload.path())?;
-    for program in ["host", "stockade"] {
-        let from = command::root().join("target/release").join(program);
-        fs::copy(&from, payload.path().join(program))
-            .with_context(|| format!("copying {}", from.display()))?;
-    }
-    fs::write(payload.path().join("run.sh"), RUN)?;
-    fs::write(
-        payload.path().join("only"),
-        only.iter().map(|prefix| format!("{prefix}\n")).collect::<String>(),
-    )?;
+    fill(payload.path(), "host", only)?;
     let mut total = Counts::default();
     for suite in if suites.is_empty() { &Suite::ALL } else { suites } {
-        total.add(guest(*suite, payload.path())?);
+        total.add(guest(*suite, Purpose::Containers, payload.path())?);
     }
     Ok(total)
 }
 
-fn guest(suite: Suite, payload: &Path) -> Result<Counts> {
+/// Runs the scenarios of real programs whose name starts with one of `only` (all if there is none).
+pub fn programs(only: &[String]) -> Result<Counts> {
+    setup::ensure_systemd()?;
+    build::all()?;
+    build::release(&["--package", "stockade-tests", "--bin", "programs"])?;
+    let payload = tempfile::tempdir()?;
+    fill(payload.path(), "programs", only)?;
+    guest(Suite::Trixie, Purpose::Programs, payload.path())
+}
+
+/// Puts into the payload what every guest needs; `scenarios` is the program that runs them.
+fn fill(payload: &Path, scenarios: &str, only: &[String]) -> Result<()> {
+    for (program, name) in [(scenarios, "scenarios"), ("stockade", "stockade")] {
+        let from = command::root().join("target/release").join(program);
+        fs::copy(&from, payload.join(name)).with_context(|| format!("copying {}", from.display()))?;
+    }
+    fs::write(payload.join("run.sh"), RUN)?;
+    let only: String = only.iter().map(|prefix| format!("{prefix}\n")).collect();
+    Ok(fs::write(payload.join("only"), only)?)
+}
+
+fn guest(suite: Suite, purpose: Purpose, payload: &Path) -> Result<Counts> {
     let kernel = kernels::find(suite.kernel(), false)?;
-    let root = root::image(suite.name())?;
-    let name = format!("{} on {}", suite.name(), kernel.version);
+    let root = root::image(suite.name(), purpose)?;
+    let what = match purpose {
+        Purpose::Containers => suite.name().to_owned(),
+        Purpose::Programs => format!("{}-programs", suite.name()),
+    };
+    let name = format!("{what} on {}", kernel.version);
     println!("== systemd of {name}");
     let work = tempfile::tempdir()?;
     let payload_disk = work.path().join("payload.ext4");
@@ -104,7 +121,7 @@ fn guest(suite: Suite, payload: &Path) -> Result<Counts> {
     }
     let logs = command::root().join("target/systemd");
     fs::create_dir_all(&logs)?;
-    let console = logs.join(format!("{}-console.log", suite.name()));
+    let console = logs.join(format!("{what}-console.log"));
     let append = format!(
         "root=PARTUUID={} rootfstype=ext4 rootwait rw systemd.show_status=0 systemd.log_target=kmsg",
         disk::PARTITION
