@@ -2,7 +2,7 @@
 
 use aya_ebpf::{btf_maps::lpm_trie::Key, helpers::generated::bpf_ktime_get_boot_ns};
 use stockade_common::{
-    event::reason,
+    event::{kind, reason},
     file::NO_RULE,
     net::{
         DNS_PORT, GateKey, Granted, PORT_ALLOW, PORT_SEARCH_STEPS, PortRange, PrefixData, TCP, UDP, port_key,
@@ -177,6 +177,18 @@ fn by_name(slot: u32, addr: [u32; 4], wanted: u32) -> Decision {
     unpack(net_names(slot, first, second, wanted))
 }
 
+/// Whether a connect only asks by which source address a destination would be reached: C libraries and Go do so for each address of
+/// an answer, with a datagram socket and a port of their own choice (RFC 6724), and take what is refused for unreachable. It sends
+/// nothing. It passes for addresses that a name has, on whatever ports; what is then sent is for `egress` to judge.
+#[inline(always)]
+pub fn is_probe(held: &Held, event: u16, destination: &Destination, decision: &Decision) -> bool {
+    let [first, second] = halves(destination.addr);
+    event == kind::CONNECT
+        && decision.reason == reason::NO_RULE
+        && u32::from(destination.protocol) == UDP
+        && net_answered(held.setting.slot(), first, second) != 0
+}
+
 /// An address as two words, for functions of numbers.
 #[inline(always)]
 pub fn halves(addr: [u32; 4]) -> [u64; 2] {
@@ -253,6 +265,20 @@ extern "C" fn net_names(slot: u32, first: u64, second: u64, wanted: u32) -> u64 
         }
     }
     packed
+}
+
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn net_answered(slot: u32, first: u64, second: u64) -> u64 {
+    // SAFETY: same size, any bit pattern is valid.
+    let addr: PrefixData = unsafe { core::mem::transmute([first, second]) };
+    // SAFETY: values are replaced as a whole, and not freed before this program has ended.
+    let Some(words) = NAMES.get(slot).and_then(|names| unsafe { names.get(&addr) }) else { return 0 };
+    let words: *const GrantedWords = words;
+    // SAFETY: the same words; a map value. The helper takes no arguments.
+    let (granted, now) =
+        unsafe { (&*words.cast::<Granted>(), (bpf_ktime_get_boot_ns() / NANOSECONDS) as u32) };
+    u64::from(granted.grants.iter().any(|grant| now < grant.expires))
 }
 
 /// Whether a rule can name sockets of this kind at all. Raw, packet, vsock, MPTCP (whose further subflows are made by

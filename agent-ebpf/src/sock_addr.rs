@@ -74,6 +74,9 @@ fn judge(ctx: &SockAddrContext, destination: &Destination, place: Place) -> bool
     // SAFETY: a load through a pointer from the context, checked by the verifier.
     let local_port = unsafe { (*sockets::sk(ctx)).src_port as u16 };
     let planned = net::plan(&held, netns, local_port, destination);
+    if net::is_probe(&held, place.event, destination, &planned) && is_ours(ctx, &held) {
+        return true;
+    }
     let (mut decision, mut target, mut gate) = (planned, *destination, 0);
     match planned.reason {
         reason::DNS_GATE => match net::gate(netns, held.scope) {
@@ -127,6 +130,13 @@ fn is_peer(ctx: &SockAddrContext, held: &Held, destination: &Destination) -> boo
     // SAFETY: a pointer from the context; a value of socket storage.
     let let_go = || unsafe { sockets::known(sk.cast()).is_some_and(|s| (*s).let_go_to(held, destination)) };
     state == ESTABLISHED && port == destination.port && let_go()
+}
+
+/// Whether somebody in the scope made it: `egress` judges what it sends by the same policy.
+#[inline(always)]
+fn is_ours(ctx: &SockAddrContext, held: &Held) -> bool {
+    // SAFETY: a pointer from the context; a value of socket storage.
+    unsafe { sockets::known(sockets::sk(ctx).cast()).is_some_and(|state| (*state).scope == held.scope) }
 }
 
 /// Where the gate is for who asks there. An IPv6 socket that names an IPv4 address may be bound to one; what is sent without a

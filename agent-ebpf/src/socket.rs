@@ -226,6 +226,9 @@ unsafe fn addressed(
                 let question = decision.reason == reason::DNS_GATE;
                 decision = Decision::new(if question { reason::NO_GATE } else { reason::NO_RULE });
             }
+            if inside && net::is_probe(&actor.held, event, &destination, &decision) {
+                return true;
+            }
             conclude(actor, event, hook, socket, Some(&destination), &decision)
         }
         Err(decision) => conclude(actor, event, hook, socket, None, &decision),

@@ -1,5 +1,5 @@
-//! `test`: on the host, fuzz targets and packages included, then in one guest a kernel; or, with `--systemd`, in guests that boot
-//! systemd on a Debian root. Ends with a line of the counts.
+//! `test`: on the host, fuzz targets and packages included, then in one guest a kernel; or, with `--systemd` and `--programs`, in
+//! guests that boot systemd on a Debian root. Ends with a line of the counts.
 
 use std::{
     io::{self, Write as _},
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     build, command,
@@ -60,8 +60,11 @@ pub struct Args {
     /// In place of all that: the scenarios of guests that boot systemd on a Debian root, with the package installed.
     #[arg(long, conflicts_with_all = ["kernels", "all_kernels", "host_only", "filter"])]
     systemd: bool,
+    /// In place of all that: real programs under rules on names, in a guest that boots systemd.
+    #[arg(long, conflicts_with_all = ["kernels", "all_kernels", "host_only", "filter", "systemd"])]
+    programs: bool,
     /// Of those, only the ones whose name starts so; can be given more than once.
-    #[arg(long, requires = "systemd", value_name = "NAME-PREFIX")]
+    #[arg(long, value_name = "NAME-PREFIX", conflicts_with_all = ["kernels", "all_kernels", "host_only", "filter"])]
     only: Vec<String>,
     /// Of those, only the ones on this Debian; can be given more than once.
     #[arg(long, requires = "systemd")]
@@ -74,6 +77,12 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<u8> {
     if args.systemd {
         return Ok(finish(systemd::run(&args.suite, &args.only)?));
+    }
+    if args.programs {
+        return Ok(finish(systemd::programs(&args.only)?));
+    }
+    if !args.only.is_empty() {
+        bail!("--only goes with --systemd or --programs; without them a word alone is the filter");
     }
     let mut total = host(args.filter.as_deref())?;
     total.add(fuzz(args.filter.as_deref())?);

@@ -100,14 +100,28 @@ fn text(line: &str) -> String {
         let name = process.get("comm").and_then(Value::as_str).unwrap_or("?");
         out.push(format!("by {name}[{}]", process.get("pid").unwrap_or(&Value::Null)));
     }
-    if let Some(reason) = at("/reason") {
+    if let Some(reason) = reason(&event) {
         let rule = match (at("/rule/text"), at("/rule/source")) {
             (Some(text), Some(source)) => format!(": {text} ({source})"),
             _ => String::new(),
         };
-        out.push(format!("-- {}{rule}", reason.replace('_', " ")));
+        out.push(format!("-- {reason}{rule}"));
     }
     crate::audit::name::printable(&out.join(" "))
+}
+
+/// Why it was decided so, in words.
+#[must_use]
+pub fn reason(event: &Value) -> Option<String> {
+    let at = |key| event.get(key).and_then(Value::as_str);
+    // The gate says what became of a question, and some of it needs no further words.
+    let reason = match (at("reason"), at("outcome"), at("why")) {
+        (Some(reason), ..) => reason.to_owned(),
+        (None, Some("refused"), Some(why)) => why.to_owned(),
+        (None, Some(outcome), Some(why)) => format!("{outcome}: {why}"),
+        (None, outcome, _) => outcome?.to_owned(),
+    };
+    Some(reason.replace('_', " "))
 }
 
 /// What it was done to.
@@ -131,6 +145,7 @@ pub fn subject(kind: &str, event: &Value) -> Option<String> {
             let path = at("/file/path").unwrap_or("a file without a name");
             Some(format!("{path} ({})", words("/file/access").unwrap_or_default().replace(' ', ", ")))
         }
+        "dns" => at("/name").map(str::to_owned),
         "connect" | "send" => {
             let (address, port) = (at("/net/address"), event.pointer("/net/port").and_then(Value::as_u64));
             let protocol = at("/net/protocol").unwrap_or("?");
@@ -172,6 +187,16 @@ mod tests {
         assert_eq!(text(six), "t ci WOULD-DENY send [::1]:5/udp");
         let new = "{\"kind\":\"new\\u001b\",\"time\":\"t\"}";
         assert!(!text(new).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn of_a_question_the_name_is_told() {
+        let refused = r#"{"kind":"dns","time":"t","scope":"ci","verdict":"denied","outcome":"refused","name":"a.example.test","type":"A","why":"no_rule"}"#;
+        assert_eq!(text(refused), "t ci DENIED dns a.example.test -- no rule");
+        let over = r#"{"kind":"dns","time":"t","verdict":"denied","outcome":"over_budget","name":"a.test","why":"queries_per_minute"}"#;
+        assert_eq!(text(over), "t DENIED dns a.test -- over budget: queries per minute");
+        let answered = r#"{"kind":"dns","time":"t","verdict":"allowed","outcome":"answered","name":"a.test","addresses":["192.0.2.1"]}"#;
+        assert_eq!(text(answered), "t allowed dns a.test -- answered");
     }
 
     #[test]

@@ -33,6 +33,7 @@ pub const VERBS: &[Verb] = &[
     ("udp6", 2, |a| datagram(a, false)),
     ("udp6-mapped", 2, |a| datagram(a, true)),
     ("udp4-connected", 2, |a| connect(a, libc::SOCK_DGRAM, 0, false)),
+    ("udp-source", 2, source),
     ("udp-unspec", 2, |a| {
         let mut to = Address::parse(a, false)?;
         let socket = to.socket(libc::SOCK_DGRAM, 0)?;
@@ -98,6 +99,16 @@ fn connect(args: &[String], kind: i32, protocol: i32, mapped: bool) -> Attempt {
         sys!(SYS_write, socket.as_raw_fd(), b"x".as_ptr(), 1)?;
     }
     Ok(())
+}
+
+/// Asks by which address of ours it would be reached, as resolvers do to sort what they found: connects, and sends nothing.
+fn source(args: &[String]) -> Attempt {
+    let to = Address::parse(args, false)?;
+    let socket = to.socket(libc::SOCK_DGRAM, 0)?;
+    let fd = socket.as_raw_fd();
+    sys!(SYS_connect, fd, to.bytes.as_ptr(), to.length)?;
+    let (mut found, mut length) = ([0u8; 28], 28u32);
+    sys!(SYS_getsockname, fd, found.as_mut_ptr(), &raw mut length).map(drop)
 }
 
 /// Binds to the address, then sends to the port of the unspecified one: the kernel goes to the bound address.

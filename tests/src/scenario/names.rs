@@ -115,9 +115,14 @@ pub fn wildcards() -> Result<(), String> {
             ("dns {any} wild.scenario.test", "error ENOENT"),
             ("dns {any} no.wild.scenario.test", "error ENOENT"),
             ("tcp4 {other} {port}", "denied"),
+            ("udp-source {other} 9", "denied"),
             ("dns {any} a.B.wild.scenario.TEST", "allowed"),
             ("tcp4 {other} {port}", "allowed"),
             ("udp4 {other} {port}", "denied"),
+            // Resolvers may ask by which address of ours it is reached, but nothing is sent.
+            ("udp-source {other} 9", "allowed"),
+            ("udp4-connected {other} {port}", "denied"),
+            ("udp-source {api} 9", "denied"),
         ],
     )
 }

@@ -13,6 +13,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
 
+use self::root::Purpose;
 use crate::{
     build, command,
     counts::{Counts, Tee},
@@ -63,32 +64,48 @@ pub fn run(suites: &[Suite], only: &[String]) -> Result<Counts> {
     build::release(&["--package", "stockade-tests"])?;
     let payload = tempfile::tempdir()?;
     packages::build(payload.path())?;
-    for program in ["host", "stockade"] {
-        let from = command::root().join("target/release").join(program);
-        fs::copy(&from, payload.path().join(program))
-            .with_context(|| format!("copying {}", from.display()))?;
-    }
-    fs::write(payload.path().join("run.sh"), RUN)?;
-    fs::write(
-        payload.path().join("only"),
-        only.iter().map(|prefix| format!("{prefix}\n")).collect::<String>(),
-    )?;
+    fill(payload.path(), "host", only)?;
     let mut total = Counts::default();
     let suites = if suites.is_empty() { &Suite::ALL[..] } else { suites };
     // Made one after the other: making one takes the whole machine.
     for suite in suites {
-        root::image(suite.name())?;
+        root::image(suite.name(), Purpose::Containers)?;
     }
-    for counts in side_by_side(suites, |suite| guest(*suite, payload.path())) {
+    for counts in side_by_side(suites, |suite| guest(*suite, Purpose::Containers, payload.path())) {
         total.add(counts?);
     }
     Ok(total)
 }
 
-fn guest(suite: Suite, payload: &Path) -> Result<Counts> {
+/// Runs the scenarios of real programs whose name starts with one of `only` (all if there is none).
+pub fn programs(only: &[String]) -> Result<Counts> {
+    setup::ensure_systemd()?;
+    build::all()?;
+    build::release(&["--package", "stockade-tests", "--bin", "programs"])?;
+    let payload = tempfile::tempdir()?;
+    fill(payload.path(), "programs", only)?;
+    guest(Suite::Trixie, Purpose::Programs, payload.path())
+}
+
+/// Puts into the payload what every guest needs; `scenarios` is the program that runs them.
+fn fill(payload: &Path, scenarios: &str, only: &[String]) -> Result<()> {
+    for (program, name) in [(scenarios, "scenarios"), ("stockade", "stockade")] {
+        let from = command::root().join("target/release").join(program);
+        fs::copy(&from, payload.join(name)).with_context(|| format!("copying {}", from.display()))?;
+    }
+    fs::write(payload.join("run.sh"), RUN)?;
+    let only: String = only.iter().map(|prefix| format!("{prefix}\n")).collect();
+    Ok(fs::write(payload.join("only"), only)?)
+}
+
+fn guest(suite: Suite, purpose: Purpose, payload: &Path) -> Result<Counts> {
     let kernel = kernels::find(suite.kernel(), false)?;
-    let root = root::image(suite.name())?;
-    let name = format!("{} on {}", suite.name(), kernel.version);
+    let root = root::image(suite.name(), purpose)?;
+    let what = match purpose {
+        Purpose::Containers => suite.name().to_owned(),
+        Purpose::Programs => format!("{}-programs", suite.name()),
+    };
+    let name = format!("{what} on {}", kernel.version);
     println!("== systemd of {name}");
     let work = tempfile::tempdir()?;
     let payload_disk = work.path().join("payload.ext4");
@@ -111,7 +128,7 @@ fn guest(suite: Suite, payload: &Path) -> Result<Counts> {
     }
     let logs = command::root().join("target/systemd");
     fs::create_dir_all(&logs)?;
-    let console = logs.join(format!("{}-console.log", suite.name()));
+    let console = logs.join(format!("{what}-console.log"));
     let append = format!(
         "root=PARTUUID={} rootfstype=ext4 rootwait rw systemd.show_status=0 systemd.log_target=kmsg",
         disk::PARTITION

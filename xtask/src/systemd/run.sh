@@ -3,7 +3,7 @@
 stty -F /dev/ttyS1 raw -echo
 modules=/usr/lib/modules/$(uname -r)
 mkdir -p "$modules"
-mount -o ro LABEL=modules "$modules" && cd /payload && ./host
+mount -o ro LABEL=modules "$modules" && cd /payload && ./scenarios
 status=$?
 if [ "$status" != 0 ]; then
     journalctl --no-pager --quiet -o short-monotonic -p warning > /dev/ttyS0

@@ -14,7 +14,11 @@ use tokio::time::{sleep, timeout};
 use super::{Refused, args::Args, command, config::Config, supervise::Command, unstarted};
 use crate::{
     audit::{name::printable, sink::Sink},
-    cli::{daemon::Failure, events::subject, exit, host},
+    cli::{
+        daemon::Failure,
+        events::{reason, subject},
+        exit, host,
+    },
     daemon::{
         api::error::ErrorKind,
         client::{
@@ -184,7 +188,7 @@ impl Tale {
         }
         let Some(verdict @ ("denied" | "would_deny")) = word("verdict") else { return };
         self.only_reported |= verdict == "would_deny";
-        let reason = word("reason").unwrap_or("unknown").replace('_', " ");
+        let reason = reason(&event).unwrap_or_else(|| "unknown".to_owned());
         let text = format!("{kind} {} ({reason})", subject(kind, &event).unwrap_or_default());
         if self.refusals.len() < MAX_KINDS || self.refusals.contains_key(&text) {
             *self.refusals.entry(text).or_default() += 1;
@@ -250,6 +254,10 @@ mod tests {
                         1 x socket inet raw (family)\n";
         assert_eq!(tale.summary(), expected);
         assert_eq!(Tale::default().summary(), "");
+        let mut asked = Tale::default();
+        asked
+            .take(r#"{"kind":"dns","verdict":"denied","outcome":"refused","name":"a.test","why":"no_rule"}"#);
+        assert_eq!(asked.summary(), "stockade: 1 refused\n     1 x dns a.test (no rule)\n");
         tale.take(r#"{"kind":"gap","lost":{"denied":1,"unwritten":2}}"#);
         assert_eq!(tale.missing, 3);
     }
