@@ -111,7 +111,7 @@ fn elsewhere() -> Checked {
     says("ci.slice", &alone, &format!("other.scenario.test:{port}"), "unknown")?;
     let first = "--property=ExecStartPre=-/bin/sh -c '/srv/probe/host reach api.scenario.test:1; sleep 2'";
     let unit = ["--property=PrivateNetwork=yes", first];
-    until(30, "a gate in another network namespace", || {
+    until(120, "a gate in another network namespace", || {
         let (output, _) = tried("ci.slice", &unit, &format!("api.scenario.test:{port}"))?;
         Ok(text(&output.stdout).contains(&format!("failed {API}")).then_some(()))
     })

@@ -4,7 +4,7 @@
 //! Everything they talk to is in this guest: a name server, a web server with certificates of its own authority, git's daemon.
 
 #[path = "../host/exec.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with the scenarios of hosts, which need more of it")]
 mod exec;
 mod network;
 mod offers;
