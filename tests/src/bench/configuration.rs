@@ -123,7 +123,7 @@ pub fn load() -> io::Result<()> {
         let text = policy::network(prefixes);
         let own = resident_kb()?;
         let start = Instant::now();
-        let source = Source { name: "bench".into(), text: text.into() };
+        let source = Source { name: "bench".into(), text };
         let document = Document::new(source).map_err(|error| io::Error::other(format!("{error:?}")))?;
         let checked = check(&[document], &Overlay::default())
             .map_err(|error| io::Error::other(format!("{error:?}")))?;
