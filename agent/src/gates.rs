@@ -224,6 +224,12 @@ impl Gates {
         Ok(())
     }
 
+    /// Whether a scope has a gate in a network namespace, by its inode number.
+    #[must_use]
+    pub fn is_open(&self, scope: Scope, namespace: u64) -> bool {
+        self.places.iter().any(|((of, _), place)| *of == scope && place.namespace == namespace)
+    }
+
     /// Ports of a scope's gates.
     #[must_use]
     pub fn ports(&self, scope: Scope) -> HashSet<u16> {

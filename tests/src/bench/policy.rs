@@ -16,19 +16,17 @@ pub fn text(rules: u32) -> String {
     )
 }
 
-/// A policy with as many prefixes, and for each ten of them a name; of both the last ones are what is measured.
+/// A policy with as many prefixes, side by side around what is measured, so that it lies as deep in the trie as can be; and for each
+/// ten of them a name.
 pub fn network(prefixes: u32) -> String {
-    let quoted = |items: &mut dyn Iterator<Item = String>| -> String {
-        items.map(|item| format!("  {item:?},\n")).collect()
-    };
-    let mut all =
-        (1..prefixes).map(|n| format!("{}.{}.{}.0/24:443/tcp", 20 + (n >> 16), n >> 8 & 0xff, n & 0xff));
-    let prefixes_text = quoted(&mut all);
-    let names =
-        quoted(&mut (0..prefixes / 10).map(|n| format!("host-{n}.zone-{}.bench.test:443/tcp", n % 97)));
+    let prefix = |n: u32| format!("127.{}.{}.{}/25", n >> 9 & 0xff, n >> 1 & 0xff, (n & 1) << 7);
+    let allowed = (1..prefixes).map(|n| format!("{}:443/tcp", prefix(n)));
+    let names = (0..prefixes / 10).map(|n| format!("host-{n}.zone-{}.bench.test:443/tcp", n % 97));
+    let all = allowed.chain(names).chain([format!("{}:{PORT}", prefix(0))]);
+    let all: String = all.map(|rule| format!("  {rule:?},\n")).collect();
     let moved = MOVED[0].rsplit_once('/').map_or("/", |(folder, _)| folder);
     format!(
-        "version = 1\nname = \"bench\"\n\n[network]\nallow = [\n{prefixes_text}{names}  \"127.0.0.0/8:{PORT}\",\n]\n\n[files]\n\
-         read = [\"/perf/1/2/3/**\"]\nwrite = [\"{moved}/**\"]\nexec = [{PROGRAM:?}]\n"
+        "version = 1\nname = \"bench\"\n\n[network]\nallow = [\n{all}]\n\n[files]\nread = [\"/perf/1/2/3/**\"]\nwrite = \
+         [\"{moved}/**\"]\nexec = [{PROGRAM:?}]\n"
     )
 }

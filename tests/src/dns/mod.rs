@@ -24,7 +24,7 @@ pub type Done = Result<(), Box<dyn Error>>;
 /// All names that are asked for are below it.
 const ZONE: &str = "bench.test";
 
-/// A name server that says the same of every name: one address, for an hour.
+/// A name server that knows one address of every name, for an hour.
 ///
 /// # Errors
 /// If it has no socket.
@@ -48,7 +48,11 @@ fn answer(question: &[u8]) -> Vec<u8> {
     let mut answer = asked.to_vec();
     // A response, with recursion; one question, one record.
     answer.splice(2..12, [0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
-    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0x0e, 0x10, 0, 4, 192, 0, 2, 1]);
+    // Another one for each name: those of a thousand names are not one.
+    let sum =
+        asked.iter().skip(12).fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(*byte)));
+    let [_, a, b, c] = sum.to_be_bytes();
+    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0x0e, 0x10, 0, 4, 11, a, b, c]);
     answer
 }
 

@@ -86,8 +86,9 @@ pub fn one_way_out() -> Result<(), String> {
     }
     let tried = prepare().map_err(|error| error.to_string()).and_then(|()| tried());
     // Others are not to go by them.
-    let _ = ip(&format!("link del {WAY}"));
-    let _ = ip(&format!("link del {OTHER}"));
+    for name in [WAY, OTHER].iter().filter(|name| Path::new("/sys/class/net").join(name).exists()) {
+        ip(&format!("link del {name}")).map_err(|error| error.to_string())?;
+    }
     tried
 }
 

@@ -1,14 +1,19 @@
 //! What holds when another program of the kernel's undoes a denial of ours (`bpf_set_retval`): the packet still does not leave.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use super::flags::{all_outside, each_policed};
 
+const READY: &str = "/lifecycle/work/wall-ready";
+const GO: &str = "/lifecycle/work/wall-go";
+const PATIENCE: Duration = Duration::from_secs(120);
 const PROG_LOAD: libc::c_int = 5;
 const LINK_CREATE: libc::c_int = 28;
 const CGROUP_SOCK_ADDR: u32 = 18;
@@ -40,11 +45,7 @@ fn undo() -> io::Result<Vec<OwnedFd>> {
         load[2] = licence.as_ptr() as u64;
         // expected_attach_type is at byte 68.
         load[8] = u64::from(hook) << 32;
-        let program = match bpf(PROG_LOAD, &mut load) {
-            Ok(program) => program,
-            // Without IPv6 there is nothing to undo.
-            Err(error) => return Err(io::Error::new(error.kind(), format!("loading: {error}"))),
-        };
+        let program = bpf(PROG_LOAD, &mut load)?;
         let mut link = [0; 16];
         link[0] = program.as_raw_fd() as u64 | (root.as_raw_fd() as u64) << 32;
         link[1] = u64::from(hook);
@@ -89,11 +90,26 @@ fn holds(flags: &[&str], beside: &[(&str, &str)]) -> Result<(), String> {
             .collect()
     };
     each_policed(&flags, &expected("denied"))?;
-    let held = undo().map_err(|error| format!("programs that undo: {error}"))?;
+    // A run that finds its denials undone does not start: they are undone while it is there.
+    for file in [READY, GO] {
+        let _ = fs::remove_file(file);
+    }
+    let undoing = thread::spawn(|| -> io::Result<Vec<OwnedFd>> {
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end && !Path::new(READY).exists() {
+            thread::sleep(Duration::from_millis(50));
+        }
+        let held = undo()?;
+        fs::write(GO, "")?;
+        Ok(held)
+    });
+    let (ready, go) = (format!("create {READY}"), format!("await {GO}"));
     // The connect goes on, so that the denial is undone; and its packets go nowhere.
-    let undone = each_policed(&flags, &expected("error ETIMEDOUT"));
-    drop(held);
-    undone
+    let undone = [&[(&*ready, "allowed"), (&*go, "allowed")], &expected("error ETIMEDOUT")[..]].concat();
+    let held = each_policed(&flags, &undone);
+    let programs = undoing.join().map_err(|_| "the thread that undoes has panicked")?;
+    drop(programs.map_err(|error| format!("programs that undo: {error}"))?);
+    held
 }
 
 /// Where LSM programs leave it to the cgroup programs.

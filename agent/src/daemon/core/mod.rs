@@ -274,14 +274,14 @@ impl Core {
         if whole {
             self.keep_names();
         }
-        self.open_wanted_gates();
+        let wanted = self.open_wanted_gates();
         self.finish_looks();
         self.finish_starts();
         self.finish_runs();
         // None of them keeps the others from being done.
         let walked = if whole { self.walk() } else { Ok(()) };
         let idle = if whole { self.close_idle_gates() } else { Ok(()) };
-        for result in [self.look_at_held(), walked, self.collect(), idle, self.follow_interfaces()] {
+        for result in [wanted, self.look_at_held(), walked, self.collect(), idle, self.follow_interfaces()] {
             if let Err(refusal) = result {
                 eprintln!("stockade: {refusal}");
             }

@@ -103,11 +103,38 @@ impl Core {
     }
 
     /// Opens some of the gates that are missing. Who asks again is there with the next turn.
-    pub(super) fn open_wanted_gates(&mut self) {
+    pub(super) fn open_wanted_gates(&mut self) -> Result<(), Refusal> {
         let wanted = std::mem::take(&mut self.without_gate);
-        for (pid, scope) in wanted.into_iter().take(MOST_OPENED) {
+        let is_there = |pid: u32| gates::namespace_of(Some(pid)).is_ok();
+        let (mut open, gone): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(pid, _)| is_there(*pid));
+        // Who asks and ends at once leaves others in its network namespace, or nobody who needs a gate.
+        let left: BTreeSet<Scope> = gone.into_iter().map(|(_, scope)| scope).collect();
+        if !left.is_empty() && open.len() < MOST_OPENED {
+            let others = self.places_of(&left)?.into_iter();
+            let others = others.filter(|((scope, place), _)| !self.gates.is_open(*scope, *place));
+            open.extend(others.map(|((scope, _), pid)| (pid, scope)));
+        }
+        for (pid, scope) in open.into_iter().take(MOST_OPENED) {
             self.open_gate(scope, Some(pid));
         }
+        Ok(())
+    }
+
+    /// In which network namespaces processes of scopes are, and one that is there.
+    fn places_of(&mut self, scopes: &BTreeSet<Scope>) -> Result<BTreeMap<(Scope, u64), u32>, Refusal> {
+        let tags = self.enforcer.tags().map_err(|error| refused_by_kernel(&error))?;
+        let of: BTreeMap<u64, Scope> = tags.into_iter().filter(|(_, scope)| scopes.contains(scope)).collect();
+        let tree = |error: &dyn std::fmt::Display| refusal(RefusalKind::Failed, error);
+        let nodes = self.tree.walk(&PathBuf::from("/")).map_err(|error| tree(&error))?.nodes;
+        let mut places = BTreeMap::new();
+        for node in nodes {
+            let Some(scope) = of.get(&node.id) else { continue };
+            // What cannot be listed is gone.
+            for pid in self.tree.processes(&node.path).unwrap_or_default() {
+                places.extend(gates::namespace_of(Some(pid)).ok().map(|place| ((*scope, place), pid)));
+            }
+        }
+        Ok(places)
     }
 
     /// Something happened at a gate.
@@ -156,19 +183,7 @@ impl Core {
         if elsewhere.is_empty() {
             return Ok(());
         }
-        let tags = self.enforcer.tags().map_err(|error| refused_by_kernel(&error))?;
-        let of: BTreeMap<u64, Scope> =
-            tags.into_iter().filter(|(_, scope)| elsewhere.contains(scope)).collect();
-        let tree = |error: &dyn std::fmt::Display| refusal(RefusalKind::Failed, error);
-        let nodes = self.tree.walk(&PathBuf::from("/")).map_err(|error| tree(&error))?.nodes;
-        let mut seen = BTreeSet::new();
-        for node in nodes {
-            let Some(scope) = of.get(&node.id) else { continue };
-            // What cannot be listed is gone.
-            for pid in self.tree.processes(&node.path).unwrap_or_default() {
-                seen.extend(gates::namespace_of(Some(pid)).ok().map(|namespace| (*scope, namespace)));
-            }
-        }
+        let seen = self.places_of(&elsewhere)?.into_keys().collect();
         self.gates.close_idle(&mut self.enforcer, self.netns, &seen).map_err(refused_by_gate)
     }
 }
