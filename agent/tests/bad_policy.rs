@@ -113,7 +113,7 @@ fn files_that_are_no_policies_are_refused() {
     for (file, reason, help) in [
         ("gone.toml", "cannot be read: No such file", "how it is spelt"),
         ("folder.toml", "is a directory", "name a policy file"),
-        ("huge.toml", "more than the 1048576 bytes", "globs instead"),
+        ("huge.toml", "more than the 8388608 bytes", "globs instead"),
         ("latin1.toml", "not UTF-8 in line 2, byte 23", "save it as UTF-8"),
         ("glob.toml", "the glob has 2001 bytes, 1024 are allowed", "shorten it"),
         ("a.toml", "a.toml -> ./b.toml -> ./c.toml ->", "take this entry out"),

@@ -22,7 +22,6 @@ use super::{
     DnsConfig, GateEvent, Granting, Held, Kernel, NameTable,
     clock::boot_seconds,
     core::{Asker, Core},
-    own,
     resolve::Resolver,
     serve::Server,
     sockets::{self, Sockets},
@@ -202,7 +201,7 @@ impl Drop for Gate {
 
 /// This host's addresses change.
 fn note_own(core: &Core) {
-    if let Some(addresses) = own::addresses() {
+    if let Some(addresses) = core.kernel.own_addresses() {
         core.set_own(addresses);
     }
 }

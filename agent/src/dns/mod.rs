@@ -33,7 +33,7 @@ pub mod reference;
 #[cfg(test)]
 mod tests;
 
-use std::io;
+use std::{collections::HashSet, io, net::IpAddr};
 
 use stockade_common::net::{Granted, PrefixData};
 
@@ -59,4 +59,9 @@ pub trait Kernel: Send + Sync + 'static {
     /// # Errors
     /// The kernel's.
     fn revoke(&self, scope: u32, address: PrefixData) -> io::Result<()>;
+
+    /// This host's own addresses, which answers may not lead to. `None`: they cannot be listed now.
+    fn own_addresses(&self) -> Option<HashSet<IpAddr>> {
+        own::addresses()
+    }
 }
