@@ -22,7 +22,7 @@ pub const PINS: &str = "/sys/fs/bpf/stockade";
 pub const SOCKET: &str = "/run/stockade/stockade.sock";
 /// What it keeps between starts.
 pub const STATE: &str = "/var/lib/stockade";
-const PACKAGE: &str = "/payload/stockade.deb";
+pub const PACKAGE: &str = "/payload/stockade.deb";
 /// The same, built once more, with a higher version.
 pub const NEXT_PACKAGE: &str = "/payload/stockade-next.deb";
 
