@@ -126,6 +126,12 @@ pub fn suite_sources(suite: &str) -> Result<String> {
     lines(&machine_mirrors()?, &[suite], &[&format!("{suite}-security")])
 }
 
+/// A release, its backports and security updates, as lines for apt.
+pub fn backports_sources(release: &str) -> Result<String> {
+    let backports = format!("{release}-backports");
+    lines(&machine_mirrors()?, &[release, &backports], &[&format!("{release}-security")])
+}
+
 /// Every archive is checked against Debian's own keyring.
 fn lines(mirrors: &Mirrors, suites: &[&str], security: &[&str]) -> Result<String> {
     if !Path::new(KEYRING).exists() {

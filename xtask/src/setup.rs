@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -175,20 +176,52 @@ fn install(packages: &[&str]) -> Result<()> {
         );
     }
     eprintln!("installing {list}");
-    let apt = |words: &[&str]| {
-        let mut command = command::as_root("env");
-        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(words);
-        // Its progress is not what a guest's command prints.
-        command.stdout(io::stderr());
-        command
-    };
-    command::run(&mut apt(&["update", "-q"]))?;
+    command::run(&mut apt(&[], &["update", "-q"]))?;
     // Nothing of the user's is taken away: rustc-web conflicts with Debian's rustc, cargo and rustup packages.
-    let words = ["install", "-y", "-q", "--no-install-recommends", "--no-remove"];
-    command::run(apt(&words).args(packages)).with_context(|| {
+    let Err(error) = command::run(apt(&[], &INSTALL).args(packages)) else {
+        return Ok(());
+    };
+    let release = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    let again = match release {
+        Some(release) => install_from_backports(release, packages),
+        None => Err(error),
+    };
+    again.with_context(|| {
         format!(
             "installing {list}. If apt would have to remove a compiler, either remove it yourself, or use \
              `rustup toolchain install nightly --component rust-src`"
         )
     })
+}
+
+const INSTALL: [&str; 5] = ["install", "-y", "-q", "--no-install-recommends", "--no-remove"];
+
+/// `apt-get` as root, with options and words.
+fn apt(options: &[String], words: &[&str]) -> Command {
+    let mut command = command::as_root("env");
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(options).args(words);
+    // Its progress is not what a guest's command prints.
+    command.stdout(io::stderr());
+    command
+}
+
+/// A machine that has parts of a package from backports (qemu-utils, say) cannot take the rest from the release itself. Its
+/// apt sources stay as they are.
+fn install_from_backports(release: &str, packages: &[&str]) -> Result<()> {
+    eprintln!("the release alone does not go with what is installed: trying again with {release}-backports");
+    let folder = command::cache()?.join("apt-backports");
+    let lists = folder.join("lists");
+    fs::create_dir_all(lists.join("partial"))?;
+    let sources = folder.join("sources.list");
+    fs::write(&sources, crate::apt::backports_sources(release)?)?;
+    let options = [
+        format!("-oDir::Etc::sourcelist={}", sources.display()),
+        "-oDir::Etc::sourceparts=/dev/null".to_owned(),
+        format!("-oDir::State::lists={}", lists.display()),
+        "-oAPT::Sandbox::User=root".to_owned(),
+        format!("-oAPT::Default-Release={release}-backports"),
+    ];
+    // A mirror without backports leaves a warning; the installation says what is missing.
+    let _ = apt(&options[..4], &["update", "-q"]).status();
+    command::run(apt(&options, &INSTALL).args(packages))
 }

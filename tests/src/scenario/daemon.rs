@@ -116,6 +116,16 @@ pub(super) fn prepare(more: &str) -> io::Result<()> {
     fs::write(POLICY, policy(more))
 }
 
+/// Does something while the configuration names a log of events. A daemon that reads it must be started there.
+pub(super) fn with_log(log: &str, act: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    const CONFIG: &str = "/etc/stockade/stockade.toml";
+    fs::create_dir_all("/etc/stockade").map_err(text)?;
+    fs::write(CONFIG, format!("[events]\nlog = \"{log}\"\n")).map_err(text)?;
+    let done = act();
+    fs::remove_file(CONFIG).map_err(text)?;
+    done
+}
+
 pub(super) fn stockade(words: &[&str]) -> Result<String, String> {
     let output = Command::new("stockade").args(words).output().map_err(text)?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

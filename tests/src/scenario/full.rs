@@ -9,9 +9,9 @@ use aya::maps::{HashMap, Map, MapData};
 
 use super::daemon::{
     Daemon, OPEN, PATIENCE, POLICY, SECRET, expect, holds, policy, prepare, reads, said_in, stockade, text,
+    with_log,
 };
 
-const CONFIG: &str = "/etc/stockade/stockade.toml";
 const DISK: &str = "/small";
 
 /// Waits until something holds.
@@ -31,9 +31,7 @@ pub fn disk() -> Result<(), String> {
     fs::create_dir_all(DISK).map_err(text)?;
     Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k", "none", DISK]).status().map_err(text)?;
     prepare("").map_err(text)?;
-    fs::write(CONFIG, format!("[events]\nlog = \"{DISK}/events.jsonl\"\n")).map_err(text)?;
-    let done = fill_disk();
-    fs::remove_file(CONFIG).map_err(text)?;
+    let done = with_log(&format!("{DISK}/events.jsonl"), fill_disk);
     Command::new("umount").arg(DISK).status().map_err(text)?;
     done
 }

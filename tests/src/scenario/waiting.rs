@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::daemon::{
     Daemon, OPEN, PATIENCE, POLICY, SECRET, TREE, expect, holds, policy, prepare, reads, said_in, stockade,
-    text,
+    text, with_log,
 };
 
 /// Where a workload has a filesystem of its own.
@@ -176,8 +176,8 @@ pub fn broken_policy() -> Result<(), String> {
     expect("with the policy put right", workload.said(), "refused went")
 }
 
-/// Where the daemon writes its events.
-const LOG: &str = "/var/log/stockade/events.jsonl";
+/// Where the daemon writes its events while records are lost.
+const LOG: &str = "/run/lost-events.jsonl";
 
 /// Stopped for as long as this lives.
 struct Stopped(Pid);
@@ -198,9 +198,12 @@ impl Drop for Stopped {
 /// The ring is full of denials that nobody reads: decisions are as ever, and the start and the cgroup whose records were lost
 /// are found all the same.
 pub fn lost_records() -> Result<(), String> {
+    with_log(LOG, lose_records)
+}
+
+fn lose_records() -> Result<(), String> {
     prepare("").map_err(text)?;
     fs::write(POLICY, policy("").replace("\"/ci\"", "\"/lost-*\"")).map_err(text)?;
-    let _none_yet = fs::remove_file(LOG);
     let daemon = Daemon::again()?;
     let deep = vec!["d".repeat(200); 18].join("/");
     let deep = format!("/daemon/{deep}");
