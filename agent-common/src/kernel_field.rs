@@ -40,6 +40,7 @@ kernel_fields! {
     SUPER_BLOCK_S_DEV = "super_block", "s_dev";
     SUPER_BLOCK_S_ROOT = "super_block", "s_root";
     SUPER_BLOCK_S_MAGIC = "super_block", "s_magic";
+    SUPER_BLOCK_S_FS_INFO = "super_block", "s_fs_info";
     INODE_I_MODE = "inode", "i_mode";
     INODE_I_FLAGS = "inode", "i_flags";
     INODE_I_INO = "inode", "i_ino";
@@ -76,6 +77,8 @@ kernel_fields! {
     TASK_PID = "task_struct", "pid";
     TASK_REAL_PARENT = "task_struct", "real_parent";
     TASK_EXIT_CODE = "task_struct", "exit_code";
+    TASK_CRED = "task_struct", "cred";
+    TASK_REAL_CRED = "task_struct", "real_cred";
     TASK_MM = "task_struct", "mm";
     TASK_CGROUPS = "task_struct", "cgroups";
     TASK_SIGNAL = "task_struct", "signal";

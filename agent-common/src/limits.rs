@@ -51,6 +51,8 @@ pub const MAX_GRANTED: u32 = 16_384;
 pub const MAX_GATES: u32 = 16_384;
 /// Who has sent datagrams to listening ports lately; the one that was longest silent makes room.
 pub const MAX_PEERS: u32 = 16_384;
+/// Overlays whose acts in their layers are known; the one that was longest unused makes room.
+pub const MAX_OVERLAYS: u32 = 4096;
 /// Packets that are on their way to gates.
 pub const MAX_ASKERS: u32 = 4096;
 /// Stands for abstract unix sockets among the filesystems of a policy; the path is the name's bytes, without the leading

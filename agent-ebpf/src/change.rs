@@ -9,7 +9,7 @@ use stockade_common::{
 use crate::{
     file::{self, Request},
     kernel::{self, DENTRY_D_PARENT, PATH_DENTRY, S_IFBLK, S_IFCHR, S_IFDIR, S_IFMT},
-    rules,
+    overlay, rules,
     tag::{self, Held},
 };
 
@@ -25,8 +25,16 @@ fn request(held: Held, access: u32, mode: u32, hook: u8) -> Request {
 #[inline(always)]
 fn change(dentry: *const u8, access: u32, hook: u8) -> bool {
     let Some(held) = tag::current() else { return true };
+    judge(dentry, held, access, hook)
+}
+
+#[inline(always)]
+fn judge(dentry: *const u8, held: Held, access: u32, hook: u8) -> bool {
     // SAFETY: a typed kernel pointer.
-    let mode = unsafe { kernel::dentry_mode(dentry) };
+    let mode = unsafe {
+        overlay::note(dentry);
+        kernel::dentry_mode(dentry)
+    };
     file::check(dentry, &request(held, access, mode, hook))
 }
 
@@ -46,7 +54,10 @@ pub fn mknod(ctx: &LsmContext) -> bool {
         // A device node is another name for the device.
         request.refused = reason::DEVICE as u8;
     }
-    file::check(ctx.arg(1), &request)
+    let dentry = ctx.arg(1);
+    // SAFETY: a typed kernel pointer.
+    unsafe { overlay::note(dentry) };
+    file::check(dentry, &request)
 }
 
 /// `lsm/path_mkdir(dir, dentry, mode)`.
@@ -94,7 +105,9 @@ pub fn chown(ctx: &LsmContext) -> bool {
 /// `lsm/inode_setxattr(idmap, dentry, name, ...)`, and what else changes attributes of a dentry given second.
 #[inline(always)]
 pub fn attribute(ctx: &LsmContext, hook: u8) -> bool {
-    change(ctx.arg(1), ACCESS_WRITE, hook)
+    let Some(held) = tag::current() else { return true };
+    // The hooks on paths are for whoever asks; these are for what an overlay does in its layers, too.
+    overlay::acts(&held) || judge(ctx.arg(1), held, ACCESS_WRITE, hook)
 }
 
 /// `lsm/path_link(old_dentry, new_dir, new_dentry)`.
@@ -103,7 +116,10 @@ pub fn link(ctx: &LsmContext) -> bool {
     let Some(held) = tag::current() else { return true };
     let (old, new): (*const u8, *const u8) = (ctx.arg(0), ctx.arg(2));
     // SAFETY: a typed kernel pointer.
-    let mode = unsafe { kernel::dentry_mode(old) };
+    let mode = unsafe {
+        overlay::note(old);
+        kernel::dentry_mode(old)
+    };
     file::check(old, &request(held, ALIAS, mode, hook::PATH_LINK))
         && file::check(new, &request(held, ACCESS_WRITE, mode, hook::PATH_LINK))
 }
@@ -117,6 +133,7 @@ pub fn rename(ctx: &LsmContext) -> bool {
     let flags: u32 = ctx.arg(4);
     // SAFETY: typed kernel pointers.
     let (mode, new_mode, same_parent) = unsafe {
+        overlay::note(old);
         let parents: (*const u8, *const u8) =
             (kernel::field(old, &DENTRY_D_PARENT), kernel::field(new, &DENTRY_D_PARENT));
         (kernel::dentry_mode(old), kernel::dentry_mode(new), parents.0 == parents.1)

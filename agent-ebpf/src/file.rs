@@ -15,6 +15,7 @@ use crate::{
         self, DENTRY_D_SB, FILE_F_FLAGS, FILE_F_MODE, S_IFBLK, S_IFMT, SUPER_BLOCK_S_DEV, SUPER_BLOCK_S_MAGIC,
     },
     maps::count,
+    overlay,
     path::{self, PathBuffer, walk_error},
     rules::{by_path, judge},
     startup,
@@ -94,6 +95,11 @@ fn judge_open(file: *const u8, cgroup_id: u64) -> bool {
         return true;
     }
     let held = Held::to(cgroup_id, tag.scope);
+    // SAFETY: a typed kernel pointer.
+    unsafe { overlay::note(dentry) };
+    if overlay::acts(&held) {
+        return true;
+    }
     // Whoever opens it has been judged by the name in the stacked filesystem.
     if fmode & FMODE_NOACCOUNT != 0 && fmode & FMODE_BACKING != 0 {
         return true;

@@ -23,6 +23,7 @@ mod kernel;
 mod listen;
 mod maps;
 mod net;
+mod overlay;
 mod own;
 mod path;
 mod peers;

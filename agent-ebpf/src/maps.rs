@@ -9,7 +9,7 @@ use stockade_common::{
     counter::{COUNTERS as COUNTER_COUNT, Counter},
     file::{Accept, FsEntry},
     limits::{
-        MAX_ASKERS, MAX_GATES, MAX_PEERS, MAX_SCOPES, MAX_SLOTS, MAX_STARTERS, MAX_TAGS,
+        MAX_ASKERS, MAX_GATES, MAX_OVERLAYS, MAX_PEERS, MAX_SCOPES, MAX_SLOTS, MAX_STARTERS, MAX_TAGS,
         PATH_BUFFERS_PER_CPU, REMEMBERED_DIRECTORIES, RING_BYTES, TABLE_ENTRIES, TAG_FILTER_BUCKETS,
     },
     net::{AskerKey, GateKey, Granted, Peer, PeerKey, PortRange, PortRun, PrefixData},
@@ -113,6 +113,13 @@ pub static HOST_NETNS: Global<u64> = Global::new(0);
 /// What is known of sockets made inside tags.
 #[btf_map]
 pub static SOCKETS: SkStorage<SocketState> = SkStorage::new();
+
+/// Overlays, by the credentials that they act under: the address of the super block.
+#[btf_map]
+pub static OVERLAYS: LruHashMap<u64, u64, { MAX_OVERLAYS as usize }> = LruHashMap::new();
+/// Element 0: offset of those credentials in `ovl_fs`; 0 if it is not known.
+#[btf_map]
+pub static OVERLAY_CRED: Array<u32, 1> = Array::new();
 
 #[btf_map]
 pub static DIRECTORIES: Array<Memory, REMEMBERED_DIRECTORIES> = Array::new();

@@ -41,7 +41,12 @@ pub enum BtfError {
 pub struct BtfIndex<'a> {
     data: &'a [u8],
     strings: usize,
-    /// Byte offset of each type record; type id 1 is element 0.
+    strings_end: usize,
+    /// Strings of the kernel itself, which come before a module's.
+    base_strings: &'a [u8],
+    /// Ids before that of the first record: 0 is no type, and the kernel's come before a module's.
+    earlier: u32,
+    /// Byte offset of each type record.
     types: Vec<usize>,
     structs: HashMap<&'a [u8], u32>,
 }
@@ -52,6 +57,20 @@ impl<'a> BtfIndex<'a> {
     /// # Errors
     /// [`BtfError::Malformed`] with the offset where it stops making sense.
     pub fn parse(data: &'a [u8]) -> Result<Self, BtfError> {
+        Self::behind(data, &[], 1)
+    }
+
+    /// Indexes a module's blob, as `/sys/kernel/btf/MODULE` holds it: it goes on where the kernel's ends. Types of the kernel
+    /// are not looked into.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_module(data: &'a [u8], kernel: &Self) -> Result<Self, BtfError> {
+        let strings = kernel.data.get(kernel.strings..kernel.strings_end).unwrap_or_default();
+        Self::behind(data, strings, kernel.earlier.saturating_add(kernel.types.len() as u32))
+    }
+
+    fn behind(data: &'a [u8], base_strings: &'a [u8], earlier: u32) -> Result<Self, BtfError> {
         let header = u32_at(data, 0)?;
         if header as u16 != MAGIC {
             return Err(BtfError::Malformed(0));
@@ -63,19 +82,22 @@ impl<'a> BtfIndex<'a> {
             (end <= data.len()).then_some((start, end))
         };
         let (start, end) = section(u32_at(data, 8)?, u32_at(data, 12)?).ok_or(BtfError::Malformed(8))?;
-        let (strings, _) = section(u32_at(data, 16)?, u32_at(data, 20)?).ok_or(BtfError::Malformed(16))?;
-        let mut index = Self { data, strings, types: Vec::new(), structs: HashMap::new() };
+        let (strings, strings_end) =
+            section(u32_at(data, 16)?, u32_at(data, 20)?).ok_or(BtfError::Malformed(16))?;
+        let (types, structs) = (Vec::new(), HashMap::new());
+        let mut index = Self { data, strings, strings_end, base_strings, earlier, types, structs };
         let mut at = start;
         while at < end {
             let (kind, vlen) = index.info(at)?;
-            index.types.push(at);
             if kind == KIND_STRUCT {
-                let id = u32::try_from(index.types.len()).map_err(|_| BtfError::Malformed(at))?;
+                let id = u32::try_from(index.types.len()).ok().and_then(|id| id.checked_add(earlier));
+                let id = id.ok_or(BtfError::Malformed(at))?;
                 let name = index.string(u32_at(data, at)?)?;
                 if !name.is_empty() {
                     index.structs.entry(name).or_insert(id);
                 }
             }
+            index.types.push(at);
             let extra = match kind {
                 1 | 14 | 17 => 4,
                 3 => 12,
@@ -148,7 +170,8 @@ impl<'a> BtfIndex<'a> {
     fn resolve(&self, id: u32) -> Result<Option<usize>, BtfError> {
         let mut id = id;
         for _ in 0..MAX_MODIFIERS {
-            let Some(&at) = (id as usize).checked_sub(1).and_then(|index| self.types.get(index)) else {
+            let Some(&at) = id.checked_sub(self.earlier).and_then(|index| self.types.get(index as usize))
+            else {
                 return Ok(None);
             };
             if !TRANSPARENT.contains(&self.info(at)?.0) {
@@ -165,8 +188,13 @@ impl<'a> BtfIndex<'a> {
     }
 
     fn string(&self, offset: u32) -> Result<&'a [u8], BtfError> {
-        let start = self.strings + offset as usize;
-        let rest = self.data.get(start..).ok_or(BtfError::Malformed(start))?;
+        let offset = offset as usize;
+        let start = self.strings.saturating_add(offset.saturating_sub(self.base_strings.len()));
+        let own = || self.data.get(start..).ok_or(BtfError::Malformed(start));
+        let rest = match self.base_strings.get(offset..) {
+            Some(rest) if !rest.is_empty() => rest,
+            _ => own()?,
+        };
         let end = rest.iter().position(|byte| *byte == 0).ok_or(BtfError::Malformed(start))?;
         Ok(&rest[..end])
     }
@@ -187,6 +215,23 @@ fn u32_at(data: &[u8], at: usize) -> Result<u32, BtfError> {
 pub fn kernel_offsets(btf: &[u8]) -> Result<Vec<(&'static KernelField, u32)>, BtfError> {
     let index = BtfIndex::parse(btf)?;
     KERNEL_FIELDS.iter().map(|field| Ok((field, index.offset_of(field.container, field.member)?))).collect()
+}
+
+/// Offset of a member of a module's struct, or of the kernel's where the module is built in.
+///
+/// # Errors
+/// If either blob is no BTF, or neither has it.
+pub fn module_offset(
+    kernel: &[u8],
+    module: Option<&[u8]>,
+    container: &str,
+    member: &str,
+) -> Result<u32, BtfError> {
+    let kernel = BtfIndex::parse(kernel)?;
+    match module {
+        Some(module) => BtfIndex::parse_module(module, &kernel)?.offset_of(container, member),
+        None => kernel.offset_of(container, member),
+    }
 }
 
 /// Whether the kernel has an LSM hook: BTF names the function that BPF programs are attached to for it.
@@ -248,6 +293,32 @@ mod tests {
             matches!(index.offset_of("b", "w"), Err(BtfError::NoMember { .. })),
             "a bitfield has no byte offset"
         );
+    }
+
+    /// `struct ovl { b_t *x; int creator; }`, behind [`sample`].
+    fn module() -> Vec<u8> {
+        let base = sample();
+        let base = BtfIndex::parse(&base).unwrap();
+        let base_strings = (base.strings_end - base.strings) as u32;
+        let strings = b"ovl\0creator\0";
+        let x = base.data[base.strings..].windows(3).position(|at| at == b"\0x\0").unwrap() as u32 + 1;
+        let types = [base_strings, 4 << 24 | 2, 16, x, 6, 0, base_strings + 4, 1, 64];
+        let types: Vec<u8> = types.into_iter().flat_map(u32::to_le_bytes).collect();
+        let mut blob = 0x0001_eb9f_u32.to_le_bytes().to_vec();
+        for word in [24, 0, types.len() as u32, types.len() as u32, strings.len() as u32] {
+            blob.extend(word.to_le_bytes());
+        }
+        [blob, types, strings.to_vec()].concat()
+    }
+
+    #[test]
+    fn a_module_goes_on_where_the_kernel_ends() {
+        let (kernel, module) = (sample(), module());
+        assert_eq!(module_offset(&kernel, Some(&module), "ovl", "creator"), Ok(8));
+        assert_eq!(module_offset(&kernel, Some(&module), "ovl", "x"), Ok(0), "a name of the kernel's");
+        assert_eq!(module_offset(&kernel, None, "ovl", "x"), Err(BtfError::NoStruct("ovl".into())));
+        assert_eq!(module_offset(&kernel, None, "a", "x"), Ok(0));
+        assert!(module_offset(&kernel, Some(&module[..40]), "ovl", "x").is_err());
     }
 
     proptest! {

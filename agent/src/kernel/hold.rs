@@ -48,6 +48,7 @@ impl Enforcer {
     /// # Errors
     /// [`KernelError::TooBig`], or the map that refused; no slot is taken then.
     pub fn install(&mut self, image: &MapImage) -> Result<Slot, KernelError> {
+        self.learn_overlays(None)?;
         let maps = PolicyMaps::create(image)?;
         let outer = self.outer()?;
         // Not asked of the kernel: on 6.1 each look into an array of maps waits for all programs. What a killed daemon has put

@@ -13,6 +13,7 @@ mod lost;
 mod names;
 mod object;
 mod observe;
+mod overlay;
 mod pins;
 mod policy_maps;
 mod rename_lock;
@@ -104,7 +105,7 @@ const CGROUP_PROGRAMS: [(&str, u32); 12] = [
 ];
 
 /// All maps, as the object names them, but for its constants.
-const MAPS: [&str; 26] = [
+const MAPS: [&str; 28] = [
     "TAG_FILTER",
     "TAGS",
     "INHERIT_LOST",
@@ -126,6 +127,8 @@ const MAPS: [&str; 26] = [
     "ASKERS",
     "EGRESS",
     "SOCKETS",
+    "OVERLAYS",
+    "OVERLAY_CRED",
     "DIRECTORIES",
     "COUNTERS",
     "PATH_BUFFERS",
@@ -226,6 +229,7 @@ impl Enforcer {
         if options.pins.is_some() {
             enforcer.find_slots()?;
         }
+        enforcer.learn_overlays(overlay::built_in(&blob))?;
         enforcer.load_programs(options.network_only)?;
         Ok(enforcer)
     }

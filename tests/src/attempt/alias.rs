@@ -36,7 +36,11 @@ pub const VERBS: &[Verb] = &[
     }),
     ("userns-overlay", 2, |a| {
         user_namespace()?;
-        overlay(a)
+        overlay_read(a)
+    }),
+    ("userns-overlay-copy", 2, |a| {
+        user_namespace()?;
+        overlay_copy(a)
     }),
     ("bind", 2, |a| {
         sys!(SYS_unshare, libc::CLONE_NEWNS)?;
@@ -103,7 +107,8 @@ fn bind(args: &[String]) -> Attempt {
     read(open(&format!("{point}/{name}"), libc::O_RDONLY)?)
 }
 
-fn overlay(args: &[String]) -> Attempt {
+/// An overlay over the file's directory; where its upper and merged directories are, and the file's name.
+fn overlay(args: &[String]) -> Result<(String, String, &str), super::Failure> {
     let (dir, name) = split(&args[1])?;
     let base = format!("{}/overlay.{}", args[0], id());
     for part in ["upper", "work", "merged"] {
@@ -116,5 +121,18 @@ fn overlay(args: &[String]) -> Attempt {
         }
         other => other?,
     }
-    read(open(&format!("{base}/merged/{name}"), libc::O_RDONLY)?)
+    Ok((format!("{base}/upper"), format!("{base}/merged"), name))
+}
+
+fn overlay_read(args: &[String]) -> Attempt {
+    let (_, merged, name) = overlay(args)?;
+    read(open(&format!("{merged}/{name}"), libc::O_RDONLY)?)
+}
+
+/// A change of times has the file copied into the upper directory, which is the caller's own.
+fn overlay_copy(args: &[String]) -> Attempt {
+    let (upper, merged, name) = overlay(args)?;
+    let path = text(&format!("{merged}/{name}"))?;
+    sys!(SYS_utimensat, libc::AT_FDCWD, path.as_ptr(), null::<libc::timespec>(), 0)?;
+    read(open(&format!("{upper}/{name}"), libc::O_RDONLY)?)
 }

@@ -18,6 +18,7 @@ mod names;
 mod nameserver;
 mod net_listen;
 mod net_unix;
+mod overlays;
 pub mod reloads;
 mod remember;
 mod renames;

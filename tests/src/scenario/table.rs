@@ -48,6 +48,7 @@ pub const SCENARIOS: &[Scenario] = &[
     rule("file_io_uring_sqpoll_open", "io_uring-open-sqpoll {file}"),
     never("file_userns_bind", "userns-bind {work} {file}"),
     never("file_userns_overlay", "userns-overlay {work} {file}"),
+    never("file_userns_overlay_copy", "userns-overlay-copy {work} {file}"),
     root("file_bind", "bind {work} {file}"),
     root("file_open_tree_clone", "open_tree-clone {file}"),
     root("file_chroot_open", "chroot-open {file}"),

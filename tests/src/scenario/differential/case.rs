@@ -23,6 +23,8 @@ pub enum Step {
     Tmpfs(Vec<&'static str>),
     /// The second path also shows what the first does.
     Bind(Vec<&'static str>, Vec<&'static str>),
+    /// The second path shows a copy-on-write view of the first.
+    Overlay(Vec<&'static str>, Vec<&'static str>),
 }
 
 /// What is tried, on which of what there is.
@@ -73,6 +75,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (path(4), path(4)).prop_map(|(from, to)| Step::HardLink(from, to)),
         1 => path(3).prop_map(Step::Tmpfs),
         2 => (path(2), path(3)).prop_map(|(from, at)| Step::Bind(from, at)),
+        1 => (path(2), path(3)).prop_map(|(from, at)| Step::Overlay(from, at)),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! The kernel's verdicts on files beside those of a reference model: a random tree with random mounts (tmpfs, bind) and links, random rules,
+//! The kernel's verdicts on files beside those of a reference model: a random tree with random mounts and links, random rules,
 //! random operations. What differs is made smaller until nothing can be left out.
 
 mod case;

@@ -13,6 +13,8 @@ use super::model::Right::{self, Exec, Read, Write};
 
 /// Where the tree is.
 pub const ROOT: &str = "/differential";
+/// Upper layers of overlays, which nothing is tried on.
+const LAYERS: &str = "/differential-layers";
 /// How deep links are followed when names are collected: two that show each other would go on for ever.
 const DEPTH: usize = 6;
 
@@ -56,6 +58,8 @@ struct Mount {
     filesystem: usize,
     /// What of the filesystem is shown at the point: empty for all of it.
     inside: String,
+    /// For an overlay, the filesystem and the place in it that it is laid over.
+    over: Option<(usize, String)>,
 }
 
 /// A tree that stands; it is taken down when this is dropped.
@@ -74,9 +78,12 @@ impl World {
     pub fn make(steps: &[Step]) -> Result<Self, String> {
         let failed = |error: io::Error| format!("the tree: {error}");
         take_down().map_err(failed)?;
-        fs::create_dir_all(ROOT).and_then(|()| tmpfs(ROOT)).map_err(failed)?;
-        let mut world =
-            Self { mounts: vec![Mount { point: ROOT.into(), filesystem: 0, inside: String::new() }] };
+        for place in [ROOT, LAYERS] {
+            fs::create_dir_all(place).and_then(|()| mounted("tmpfs", place, "")).map_err(failed)?;
+        }
+        let mut world = Self {
+            mounts: vec![Mount { point: ROOT.into(), filesystem: 0, inside: String::new(), over: None }],
+        };
         for step in steps {
             let _left_out = world.step(step);
         }
@@ -85,6 +92,7 @@ impl World {
 
     fn step(&mut self, step: &Step) -> io::Result<()> {
         let number = self.mounts.len();
+        let own = |point: String, over| Mount { point, filesystem: number, inside: String::new(), over };
         match step {
             Step::Directory(path) => fs::create_dir_all(at(path)),
             Step::File(path) => {
@@ -98,8 +106,8 @@ impl World {
             Step::HardLink(from, to) => fs::hard_link(at(from), with_parent(to)?),
             Step::Tmpfs(place) => {
                 let point = fresh(place)?;
-                tmpfs(&point)?;
-                self.mounts.push(Mount { point, filesystem: number, inside: String::new() });
+                mounted("tmpfs", &point, "")?;
+                self.mounts.push(own(point, None));
                 Ok(())
             }
             Step::Bind(from, place) => {
@@ -107,7 +115,22 @@ impl World {
                 let point = fresh(place)?;
                 let (filesystem, inside) = self.inside(&from);
                 mount(Some(from.as_str()), point.as_str(), None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
-                self.mounts.push(Mount { point, filesystem, inside });
+                self.mounts.push(Mount { point, filesystem, inside, over: None });
+                Ok(())
+            }
+            Step::Overlay(from, place) => {
+                let lower = directory(from)?;
+                let point = fresh(place)?;
+                let layer = format!("{LAYERS}/{number}");
+                fs::create_dir_all(format!("{layer}/upper"))?;
+                fs::create_dir_all(format!("{layer}/work"))?;
+                let over = self.inside(&lower);
+                mounted(
+                    "overlay",
+                    &point,
+                    &format!("lowerdir={lower},upperdir={layer}/upper,workdir={layer}/work"),
+                )?;
+                self.mounts.push(own(point, Some(over)));
                 Ok(())
             }
         }
@@ -131,6 +154,20 @@ impl World {
         self.mounts.iter().filter(|mount| mount.filesystem == filesystem).filter_map(shows).collect()
     }
 
+    /// What a change of it changes: for an overlay that is also what it is laid over.
+    fn changed(&self, path: &str) -> (usize, String) {
+        let (mut filesystem, mut inside) = self.inside(path);
+        while let Some((over, root)) = self
+            .mounts
+            .iter()
+            .find(|mount| mount.filesystem == filesystem)
+            .and_then(|mount| mount.over.as_ref())
+        {
+            (filesystem, inside) = (*over, format!("{root}{inside}"));
+        }
+        (filesystem, inside)
+    }
+
     /// What can be tried of these operations, in an order in which none gets in another's way.
     pub fn plan(&self, operations: &[Operation]) -> Vec<Planned> {
         let (mut files, mut directories) = (Vec::new(), vec![ROOT.to_owned()]);
@@ -147,7 +184,7 @@ impl World {
                 continue;
             };
             if changes {
-                let places: Vec<_> = real.iter().map(|path| self.inside(path)).collect();
+                let places: Vec<_> = real.iter().map(|path| self.changed(path)).collect();
                 if places.iter().any(|place| changed.contains(place)) {
                     continue;
                 }
@@ -257,8 +294,8 @@ fn directory(path: &[&str]) -> io::Result<String> {
     if fs::symlink_metadata(&path)?.is_dir() { Ok(path) } else { Err(io::ErrorKind::NotADirectory.into()) }
 }
 
-fn tmpfs(point: &str) -> io::Result<()> {
-    Ok(mount(Some("tmpfs"), point, Some("tmpfs"), MsFlags::empty(), None::<&str>)?)
+fn mounted(kind: &str, point: &str, options: &str) -> io::Result<()> {
+    Ok(mount(Some(kind), point, Some(kind), MsFlags::empty(), (!options.is_empty()).then_some(options))?)
 }
 
 /// What of `path` is behind `above`: empty, or starting with a slash.
@@ -273,7 +310,7 @@ fn take_down() -> io::Result<()> {
     let points: Vec<&str> = table
         .lines()
         .filter_map(|line| line.split(' ').nth(4))
-        .filter(|point| below(point, ROOT).is_some())
+        .filter(|point| below(point, ROOT).or_else(|| below(point, LAYERS)).is_some())
         .collect();
     for point in points.into_iter().rev() {
         umount2(point, MntFlags::MNT_DETACH)?;
