@@ -91,6 +91,8 @@ kernel_fields! {
     MM_ARG_END = "mm_struct", "arg_end";
     MM_EXE_FILE = "mm_struct", "exe_file";
     SEQCOUNT_SEQUENCE = "seqcount", "sequence";
+    VMA_VM_FILE = "vm_area_struct", "vm_file";
+    IATTR_VALID = "iattr", "ia_valid";
     BPRM_FILE = "linux_binprm", "file";
     SK_BUFF_LEN = "sk_buff", "len";
     SK_BUFF_DATA = "sk_buff", "data";

@@ -1,6 +1,6 @@
 //! Changes that are not opens: all of them are `write`. The dentry names the object; its mount plays no part.
 
-use aya_ebpf::programs::LsmContext;
+use aya_ebpf::{Global, programs::LsmContext};
 use stockade_common::{
     event::{hook, kind, reason},
     file::{ACCESS_MOVE, ACCESS_READ, ACCESS_WRITE, FS_STRICT_RENAME},
@@ -8,7 +8,7 @@ use stockade_common::{
 
 use crate::{
     file::{self, Request},
-    kernel::{self, DENTRY_D_PARENT, PATH_DENTRY, S_IFBLK, S_IFCHR, S_IFDIR, S_IFMT},
+    kernel::{self, DENTRY_D_PARENT, IATTR_VALID, PATH_DENTRY, S_IFBLK, S_IFCHR, S_IFDIR, S_IFMT},
     overlay, rules,
     tag::{self, Held},
 };
@@ -16,6 +16,9 @@ use crate::{
 /// A second name gives whoever uses it the rights of the place it is in, so the first must have granted them too.
 const ALIAS: u32 = ACCESS_READ | ACCESS_WRITE;
 const RENAME_EXCHANGE: u32 = 2;
+/// Not 0: `inode_setattr` is told of the mount's ids first, as it is from some kernel between 6.1 and 6.12 on.
+#[unsafe(no_mangle)]
+pub static SETATTR_IDMAP: Global<u32> = Global::new(0);
 
 #[inline(always)]
 fn request(held: Held, access: u32, mode: u32, hook: u8) -> Request {
@@ -108,6 +111,25 @@ pub fn attribute(ctx: &LsmContext, hook: u8) -> bool {
     let Some(held) = tag::current() else { return true };
     // The hooks on paths are for whoever asks; these are for what an overlay does in its layers, too.
     overlay::acts(&held) || judge(ctx.arg(1), held, ACCESS_WRITE, hook)
+}
+
+/// `ATTR_*` of `iattr.ia_valid`: what the hooks on paths have judged already.
+const JUDGED: u32 = 0xf;
+/// Times of access and change of content.
+const TIMES: u32 = 0x30;
+
+/// `lsm/inode_setattr([idmap,] dentry, attr)`: times; all else that it changes has a hook on paths.
+#[inline(always)]
+pub fn times(ctx: &LsmContext) -> bool {
+    let (dentry, attributes): (*const u8, *const u8) =
+        if SETATTR_IDMAP.load() == 0 { (ctx.arg(0), ctx.arg(1)) } else { (ctx.arg(1), ctx.arg(2)) };
+    // SAFETY: a typed kernel pointer.
+    let valid: u32 = unsafe { kernel::field(attributes, &IATTR_VALID) };
+    if valid & TIMES == 0 || valid & JUDGED != 0 {
+        return true;
+    }
+    let Some(held) = tag::current() else { return true };
+    overlay::acts(&held) || judge(dentry, held, ACCESS_WRITE, hook::INODE_SETATTR)
 }
 
 /// `lsm/path_link(old_dentry, new_dir, new_dentry)`.

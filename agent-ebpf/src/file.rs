@@ -131,18 +131,17 @@ fn judge_open(file: *const u8, cgroup_id: u64) -> bool {
         return true;
     }
     let refused = if mode & S_IFMT == S_IFBLK { reason::DEVICE as u8 } else { 0 };
-    if access & ACCESS_WRITE == 0 && refused == 0 && known(dentry, &held, access) {
-        count(held.scope, Counter::FileAllowed);
+    if access & ACCESS_WRITE == 0 && refused == 0 && remembered(dentry, &held, access) {
         return true;
     }
     let request = Request { held, access, mode, kind: kind::OPEN, hook: hook::FILE_OPEN, refused };
     check(dentry, &request)
 }
 
-/// Whether an open is allowed by what is remembered of its directory, and to be reported to nobody, so that its path is
-/// not needed; false says nothing.
+/// Whether an access is allowed by what is remembered of its directory, and to be reported to nobody, so that its path is
+/// not needed, and counts it; false says nothing.
 #[inline(never)]
-fn known(dentry: *const u8, held: &Held, access: u32) -> bool {
+pub fn remembered(dentry: *const u8, held: &Held, access: u32) -> bool {
     let policy = held.setting;
     if policy.flags() & SCOPE_AUDIT_ALL != 0 {
         return false;
@@ -156,6 +155,9 @@ fn known(dentry: *const u8, held: &Held, access: u32) -> bool {
             .is_some_and(|way| judge(held, way.end, access).reason == reason::RULE_ALLOW)
     };
     path::release(buffer);
+    if allowed {
+        count(held.scope, Counter::FileAllowed);
+    }
     allowed
 }
 

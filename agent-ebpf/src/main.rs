@@ -21,6 +21,7 @@ mod inherit;
 mod interface;
 mod kernel;
 mod listen;
+mod mapping;
 mod maps;
 mod net;
 mod overlay;
@@ -160,6 +161,18 @@ pub fn inode_set_acl(ctx: LsmContext) -> i32 {
 #[lsm(hook = "inode_remove_acl")]
 pub fn inode_remove_acl(ctx: LsmContext) -> i32 {
     verdict(change::attribute(&ctx, hook::INODE_REMOVE_ACL))
+}
+#[lsm(hook = "inode_setattr")]
+pub fn inode_setattr(ctx: LsmContext) -> i32 {
+    verdict(change::times(&ctx))
+}
+#[lsm(hook = "mmap_file")]
+pub fn mmap_file(ctx: LsmContext) -> i32 {
+    verdict(mapping::mmap(&ctx))
+}
+#[lsm(hook = "file_mprotect")]
+pub fn file_mprotect(ctx: LsmContext) -> i32 {
+    verdict(mapping::mprotect(&ctx))
 }
 #[lsm(hook = "file_ioctl")]
 pub fn file_ioctl(ctx: LsmContext) -> i32 {

@@ -12,7 +12,7 @@ use crate::{
         self, DENTRY_D_SB, SUPER_BLOCK_S_DEV, SUPER_BLOCK_S_FS_INFO, SUPER_BLOCK_S_MAGIC, TASK_CRED,
         TASK_REAL_CRED,
     },
-    maps::{OVERLAYS, OVERLAY_CRED},
+    maps::{OVERLAY_CRED, OVERLAYS},
     rules,
     tag::Held,
 };

@@ -10,6 +10,7 @@ use stockade_common::kernel_field::{KERNEL_FIELDS, KernelField};
 const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_FUNC: u32 = 12;
 /// typedef, volatile, const, restrict, type tag: looked through.
 const TRANSPARENT: [u32; 5] = [8, 9, 10, 11, 18];
 /// Modifiers looked through before giving up.
@@ -26,6 +27,9 @@ pub enum BtfError {
     /// No struct of that name.
     #[error("kernel BTF has no struct {0}")]
     NoStruct(String),
+    /// No function of that name, which stands for an LSM hook.
+    #[error("kernel BTF has no function {0}")]
+    NoHook(String),
     /// The struct has no such member.
     #[error("struct {container} has no member {member} on this kernel")]
     NoMember {
@@ -130,6 +134,17 @@ impl<'a> BtfIndex<'a> {
         if bits.is_multiple_of(8) { Ok(bits / 8) } else { Err(missing()) }
     }
 
+    /// How many parameters a function has, if it is there.
+    fn parameters(&self, function: &str) -> Result<Option<usize>, BtfError> {
+        for &at in &self.types {
+            if self.info(at)?.0 == KIND_FUNC && self.string(u32_at(self.data, at)?)? == function.as_bytes() {
+                let prototype = self.resolve(u32_at(self.data, at + 8)?)?;
+                return prototype.map(|at| Ok(self.info(at)?.1)).transpose();
+            }
+        }
+        Ok(None)
+    }
+
     /// Offset in bits and type of a member, searched through anonymous members. `seen` are the records searched
     /// already: one that holds others many times, or itself, is searched once.
     fn member(
@@ -232,6 +247,15 @@ pub fn module_offset(
         Some(module) => BtfIndex::parse_module(module, &kernel)?.offset_of(container, member),
         None => kernel.offset_of(container, member),
     }
+}
+
+/// How many parameters an LSM hook has on this kernel.
+///
+/// # Errors
+/// If there is no such hook.
+pub fn lsm_parameters(btf: &[u8], hook: &str) -> Result<usize, BtfError> {
+    let function = format!("bpf_lsm_{hook}");
+    BtfIndex::parse(btf)?.parameters(&function)?.ok_or(BtfError::NoHook(function))
 }
 
 /// Whether the kernel has an LSM hook: BTF names the function that BPF programs are attached to for it.

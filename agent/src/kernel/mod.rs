@@ -49,7 +49,7 @@ use self::{links::Link, names::Names};
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// LSM programs, all required: each closes a way around the others.
-pub const LSM_HOOKS: [&str; 28] = [
+pub const LSM_HOOKS: [&str; 31] = [
     "file_open",
     "path_mknod",
     "path_mkdir",
@@ -78,6 +78,9 @@ pub const LSM_HOOKS: [&str; 28] = [
     "inode_setxattr",
     "inode_removexattr",
     "file_ioctl",
+    "inode_setattr",
+    "mmap_file",
+    "file_mprotect",
 ];
 /// LSM programs for hooks that older kernels do not have, because there the ones above see the same: access control lists
 /// are extended attributes before 6.2, 32-bit ioctls are `file_ioctl`'s before 6.6.
@@ -189,6 +192,8 @@ impl Enforcer {
             Btf::parse(&blob, aya::Endianness::default()).map_err(|error| KernelError::Load(error.into()))?;
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&btf));
+        let idmap = u32::from(btf::lsm_parameters(&blob, "inode_setattr")? > 2);
+        loader.override_global("SETATTR_IDMAP", &idmap, true);
         for (field, offset) in &offsets {
             loader.override_global(field.global, offset, false);
         }

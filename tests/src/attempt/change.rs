@@ -19,6 +19,15 @@ pub const VERBS: &[Verb] = &[
         sys!(SYS_mknodat, libc::AT_FDCWD, path.as_ptr(), libc::S_IFBLK | 0o600, device).map(drop)
     }),
     ("chmod", 1, |a| Ok(fs::set_permissions(&a[0], fs::Permissions::from_mode(0o644))?)),
+    ("times", 1, |a| {
+        let times = [libc::timespec { tv_sec: 1, tv_nsec: 0 }, libc::timespec { tv_sec: 1, tv_nsec: 0 }];
+        let path = text(&a[0])?;
+        sys!(SYS_utimensat, libc::AT_FDCWD, path.as_ptr(), times.as_ptr(), 0).map(drop)
+    }),
+    ("times-now", 1, |a| {
+        let path = text(&a[0])?;
+        sys!(SYS_utimensat, libc::AT_FDCWD, path.as_ptr(), 0, 0).map(drop)
+    }),
     ("chown", 1, |a| {
         // SAFETY: these calls take and return plain numbers.
         let (uid, gid) = unsafe { (libc::getuid(), libc::getgid()) };

@@ -24,7 +24,36 @@ pub const VERBS: &[Verb] = &[
         fs::File::from(held.try_clone()?).write_all(&program)?;
         by_descriptor(&held)
     }),
+    ("map-exec", 1, |a| map(&open(&a[0], libc::O_RDONLY)?, libc::PROT_READ | libc::PROT_EXEC).map(drop)),
+    ("map-exec-shared", 1, |a| {
+        map_as(&open(&a[0], libc::O_RDONLY)?, libc::PROT_READ | libc::PROT_EXEC, libc::MAP_SHARED).map(drop)
+    }),
+    ("map-exec-later", 1, |a| {
+        let at = map(&open(&a[0], libc::O_RDONLY)?, libc::PROT_READ)?;
+        sys!(SYS_mprotect, at, PAGE, libc::PROT_READ | libc::PROT_EXEC).map(drop)
+    }),
+    ("memfd-map-exec", 0, |_| {
+        let name = text("program")?;
+        let held = own(sys!(SYS_memfd_create, name.as_ptr(), libc::MFD_CLOEXEC)?);
+        sys!(SYS_ftruncate, held.as_raw_fd(), PAGE)?;
+        map(&held, libc::PROT_READ | libc::PROT_EXEC).map(drop)
+    }),
+    ("map-exec-anonymous", 0, |_| {
+        let (protection, flags) =
+            (libc::PROT_READ | libc::PROT_EXEC, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        sys!(SYS_mmap, 0, PAGE, protection, flags, -1i32, 0).map(drop)
+    }),
 ];
+
+const PAGE: usize = 4096;
+
+fn map(file: &OwnedFd, protection: i32) -> Result<i64, Failure> {
+    map_as(file, protection, libc::MAP_PRIVATE)
+}
+
+fn map_as(file: &OwnedFd, protection: i32, flags: i32) -> Result<i64, Failure> {
+    Ok(sys!(SYS_mmap, 0, PAGE, protection, flags, file.as_raw_fd(), 0)?)
+}
 
 fn by_descriptor(program: &OwnedFd) -> Attempt {
     spawn(program.as_raw_fd(), &text("")?, libc::AT_EMPTY_PATH)

@@ -30,7 +30,7 @@ pub enum On {
 }
 
 /// Verbs of `attempt`, what each needs, on what, and whether it changes something: those come last, each on a name of its own.
-pub const VERBS: [(&str, On, Right, bool); 18] = [
+pub const VERBS: [(&str, On, Right, bool); 20] = [
     ("read-open", On::File, Read, false),
     ("openat2", On::File, Read, false),
     ("relative", On::File, Read, false),
@@ -40,6 +40,8 @@ pub const VERBS: [(&str, On, Right, bool); 18] = [
     ("rdwr-open", On::File, Write, false),
     ("append", On::File, Write, false),
     ("exec", On::File, Exec, false),
+    ("map-exec", On::File, Exec, false),
+    ("times", On::File, Write, false),
     ("chown", On::Directory, Write, false),
     ("chmod", On::File, Write, true),
     ("truncate", On::File, Write, true),
