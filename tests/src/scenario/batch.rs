@@ -49,7 +49,7 @@ pub fn attempt() -> io::Result<String> {
 pub fn run(user: User, port: u16, filter: &str, tally: &mut Tally) -> io::Result<()> {
     let chosen: Vec<&Scenario> = SCENARIOS
         .iter()
-        .filter(|s| s.name.contains(filter) && (user == User::Root || !s.root_only))
+        .filter(|s| super::is_chosen(s.name, filter) && (user == User::Root || !s.root_only))
         .collect();
     if chosen.is_empty() {
         return Ok(());

@@ -118,7 +118,7 @@ pub fn run(filter: &str, tally: &mut Tally) -> io::Result<()> {
     prepare()?;
     let checks = CHECKS.iter().chain(super::net_unix::CHECKS).chain(super::net_listen::CHECKS);
     let brief = std::env::var_os("SCENARIO_BRIEF").is_some();
-    for (name, check) in checks.filter(|(name, _)| name.contains(filter)) {
+    for (name, check) in checks.filter(|(name, _)| super::is_chosen(name, filter)) {
         if brief && SLOW.contains(name) {
             tally.report(name, Verdict::Skip("it takes minutes, and is tried on another kernel".into()));
             continue;

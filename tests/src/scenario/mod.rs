@@ -34,7 +34,12 @@ use std::io;
 
 use stockade_tests::tally::{Tally, Verdict};
 
-/// Runs all scenarios whose name contains `filter`; true if some passed and none failed.
+/// Whether a name contains one of the parts, between commas, of a filter.
+fn is_chosen(name: &str, filter: &str) -> bool {
+    filter.split(',').any(|part| name.contains(part))
+}
+
+/// Runs all scenarios whose name contains `filter`, or one of its parts between commas; true if some passed and none failed.
 pub fn main(filter: &str) -> io::Result<bool> {
     let mut tally = Tally::default();
     // Without the BPF LSM nothing can be enforced: only the refusal to start is left to test.
