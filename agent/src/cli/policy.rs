@@ -159,7 +159,11 @@ pub fn follow_links(policy: &mut CheckedPolicy, mounts: &MountTable) -> Result<(
     Ok(())
 }
 
-fn read_link(path: &[u8]) -> io::Result<Option<Vec<u8>>> {
+/// What the link at a path holds; `None` if no link is there.
+///
+/// # Errors
+/// If that cannot be read.
+pub fn read_link(path: &[u8]) -> io::Result<Option<Vec<u8>>> {
     match fs::read_link(OsStr::from_bytes(path)) {
         Ok(target) => Ok(Some(target.into_os_string().into_vec())),
         // No link; nothing there; a component before it is no directory; longer than any name can be.
