@@ -18,6 +18,7 @@ pub fn digest(policy: &CheckedPolicy) -> String {
         name: _,
         mode,
         paths,
+        protection: _,
         destinations,
         rules: _,
         places: _,
@@ -71,8 +72,9 @@ pub fn mode_name(mode: Mode) -> &'static str {
 }
 
 fn path(rule: &PathRule) -> String {
-    let PathRule { pattern, access, deny, rule: _ } = rule;
-    format!("path {} {access} {pattern}", verdict(*deny))
+    let PathRule { pattern, access, deny, protects, rule: _ } = rule;
+    let what = if *protects { "protect" } else { verdict(*deny) };
+    format!("path {what} {access} {pattern}")
 }
 
 fn abstract_socket(rule: &AbstractRule) -> String {

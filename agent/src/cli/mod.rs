@@ -16,6 +16,7 @@ pub mod live;
 pub mod policy;
 pub mod probe;
 pub mod remedy;
+pub mod repositories;
 pub mod resolve;
 pub mod run;
 pub mod serve;

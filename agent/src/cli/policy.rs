@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 
-use super::{apply, exit, from, live, resolve};
+use super::{apply, exit, from, live, repositories, resolve};
 use crate::{
     policy::{
         breadth,
@@ -108,6 +108,7 @@ pub fn checked_file(file: &Path, workspace: Option<&PathBuf>) -> Result<CheckedP
     };
     let workspace = workspace.map(real).transpose()?;
     let mut overlay = Overlay {
+        repositories: workspace.as_deref().map(repositories::below).unwrap_or_default(),
         workspace,
         home: std::env::var_os("HOME").map(PathBuf::from),
         user: std::env::var("USER").ok(),

@@ -1,17 +1,17 @@
 //! [`Policy`] and command-line rules to [`CheckedPolicy`].
 
 mod net;
+mod overlay;
+mod protect;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use stockade_common::file::{ACCESS_CONNECT, ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE};
 use toml::Spanned;
 
+pub use self::overlay::Overlay;
 use super::{
-    checked::{AbstractRule, Author, CheckedPolicy, Mode, NetRule, PathRule, Place},
+    checked::{AbstractRule, Author, CheckedPolicy, NetRule, PathRule, Place},
     diagnostic::{Diagnostic, Diagnostics},
     extend::names_file,
     from,
@@ -31,47 +31,6 @@ const PROFILES: [&str; 1] = ["base"];
 const ALL: u32 = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC;
 /// What a denied file is denied.
 const EVERYTHING: u32 = ALL | ACCESS_CONNECT;
-
-/// What comes from the command line.
-#[derive(Debug, Clone, Default)]
-pub struct Overlay {
-    /// `${workspace}`: may be read, changed and executed below.
-    pub workspace: Option<PathBuf>,
-    /// `--allow-net`.
-    pub allow_net: Vec<String>,
-    /// `--deny-net`.
-    pub deny_net: Vec<String>,
-    /// `--allow-listen`.
-    pub allow_listen: Vec<String>,
-    /// `--allow-read`.
-    pub allow_read: Vec<String>,
-    /// `--allow-write`.
-    pub allow_write: Vec<String>,
-    /// `--allow-exec`.
-    pub allow_exec: Vec<String>,
-    /// `--deny-read`.
-    pub deny_read: Vec<String>,
-    /// `--deny-write`.
-    pub deny_write: Vec<String>,
-    /// `--deny-exec`.
-    pub deny_exec: Vec<String>,
-    /// `--deny-file`.
-    pub deny_file: Vec<String>,
-    /// The command's own file, and the interpreters it names.
-    pub command: Vec<PathBuf>,
-    /// What `from:` rules come to, read before.
-    pub found: from::Answers,
-    /// `--egress-interface`.
-    pub egress_interface: Option<String>,
-    /// `--mode`.
-    pub mode: Option<Mode>,
-    /// `${home}`.
-    pub home: Option<PathBuf>,
-    /// `${user}`.
-    pub user: Option<String>,
-    /// The policy is one of the host's: there is no user, and no flag could give a variable its value.
-    pub for_host: bool,
-}
 
 struct Checker<'a> {
     overlay: &'a Overlay,
@@ -111,6 +70,7 @@ pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy,
         }
     }
     checker.command_line();
+    checker.protect(documents);
     let egress = overlay.egress_interface.as_deref();
     let network::Settings { egress, dns, asks_for_gate, private } =
         network::settings(documents, egress, &mut checker.problems);
@@ -239,7 +199,7 @@ impl Checker<'_> {
         match path.to_str().filter(|text| text.starts_with('/') && !text.contains(['*', '?', '{', '}'])) {
             Some(text) => {
                 let pattern = format!("{}{tail}", text.trim_end_matches('/'));
-                self.policy.paths.push(PathRule { pattern, access, deny: false, rule });
+                self.policy.paths.push(PathRule { pattern, access, deny: false, protects: false, rule });
             }
             None => {
                 let message = format!("{} cannot be written as a rule", path.display());
@@ -304,6 +264,7 @@ impl Checker<'_> {
                 pattern,
                 access,
                 deny,
+                protects: false,
                 rule: id,
             })),
             Err(refusal) => self.problem(id, refusal),

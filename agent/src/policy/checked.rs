@@ -5,7 +5,9 @@ use std::{ops::Range, sync::Arc};
 use ipnet::IpNet;
 use stockade_common::tag::{SCOPE_DNS, SCOPE_EGRESS, SCOPE_LOOPBACK_OWN};
 
-use super::{diagnostic::Diagnostic, image::RuleInfo, parse::Source, rule::Refusal, scope::Scope};
+use super::{
+    diagnostic::Diagnostic, image::RuleInfo, parse::Source, protect::Protection, rule::Refusal, scope::Scope,
+};
 
 /// Whether denials are enforced.
 #[derive(
@@ -30,6 +32,9 @@ pub struct PathRule {
     pub access: u32,
     /// Denies instead of allowing.
     pub deny: bool,
+    /// A denial that holds in whatever case names are written, and lets directories be renamed to other directories although
+    /// it has `**` inside: see [`protect`](super::protect).
+    pub protects: bool,
     /// Index into [`CheckedPolicy::rules`].
     pub rule: u32,
 }
@@ -145,6 +150,8 @@ pub struct CheckedPolicy {
     pub mode: Mode,
     /// Rules on paths.
     pub paths: Vec<PathRule>,
+    /// What some of them protect.
+    pub protection: Protection,
     /// Rules on destinations.
     pub destinations: Vec<NetRule>,
     /// Rules on names.

@@ -2,7 +2,7 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use crate::cli::daemon::Socket;
+use crate::{cli::daemon::Socket, policy::protect::Group};
 
 /// `stockade run`.
 #[derive(Debug, clap::Args)]
@@ -13,6 +13,9 @@ pub struct Args {
     /// Directory that may be read, changed and executed below.
     #[arg(long)]
     pub workspace: Option<PathBuf>,
+    /// Protected places of workspaces that may be changed all the same.
+    #[arg(long, value_name = "GROUP")]
+    pub lift: Vec<Group>,
     /// Destination that may be reached: an address, prefix, name or *.name, [:ports][/proto]; unix:/path or unix:@abstract-name; loopback:own; from:TOOL for the hosts that pip, cargo, npm, git-remotes or apt is set up to use.
     #[arg(long, value_name = "RULE")]
     pub allow_net: Vec<String>,

@@ -12,7 +12,7 @@ use crate::{
         digest::{digest, mode_name},
         json::PolicyId,
     },
-    cli::{exit, from, policy::follow_links},
+    cli::{exit, from, policy::follow_links, repositories},
     dns::DnsConfig,
     policy::{
         check::{self, Overlay},
@@ -121,11 +121,14 @@ fn policy(
             .and_then(|real| if real.is_dir() { Ok(real) } else { Err(io::ErrorKind::NotADirectory.into()) })
             .map_err(|error| usage(format!("--workspace {}: {error}", path.display())))
     });
+    let workspace = workspace.transpose()?;
     let mut deny_file = args.deny_file.clone();
     // Whoever is watched must not write what is told of them.
     deny_file.extend(events.and_then(Destination::rule));
     let mut overlay = Overlay {
-        workspace: workspace.transpose()?,
+        repositories: workspace.as_deref().map(repositories::below).unwrap_or_default(),
+        workspace,
+        lift: args.lift.clone(),
         allow_net: args.allow_net.clone(),
         deny_net: args.deny_net.clone(),
         egress_interface: args.egress_interface.clone(),

@@ -6,7 +6,12 @@ use stockade_common::{
 };
 
 use super::{Explainer, Explanation, Outcome};
-use crate::policy::{links::Link, mounts::Mount, verdict};
+use crate::policy::{
+    links::Link,
+    mounts::Mount,
+    protect::{self, Group},
+    verdict,
+};
 
 /// What is to be done with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,7 +96,13 @@ impl Explainer<'_> {
             _ => (Outcome::Denied, "rule_deny", format!("denied by {by}")),
         };
         let rule = written(at.real);
+        let protected =
+            self.rule(found.rule).first().and_then(|rule| protect::group_of(&rule.list, &rule.text));
         let change = match (outcome, reason, &rule) {
+            (_, "rule_deny", _) if protected.is_some() => {
+                let group = protected.map_or("", Group::name);
+                format!("to allow it all the same: --lift {group}, or {group:?} in files.lift")
+            }
             (_, "rule_deny", _) => {
                 format!("take {by} out, or make it narrower: no other rule outweighs a denial")
             }
@@ -243,6 +254,9 @@ deny = [
         assert_eq!(add, "to allow it: --allow-write '/usr/bin/sh', or \"/usr/bin/sh\" in files.write");
         assert!(change("/bin/sh", Access::Exec).contains("--deny-exec '/usr/bin/sh'"));
         assert!(change("/home/u/ws/a/key", Access::Read).starts_with("take \"/home/u/ws/a/key\""));
+        let protected = TEXT.replace("[files]", "[files]\nprotect_in = [\"/home/u/ws\"]");
+        let answer = ask(&protected, "/home/u/ws/.envrc", Access::Write, Kind::Other);
+        assert!(answer.change.unwrap().contains("--lift editor"));
         assert!(change("/srv/a*", Access::Read).contains("can be in no rule"));
     }
 
