@@ -13,7 +13,7 @@ use std::{
 use clap::Subcommand;
 
 pub use self::file::FileArgs;
-use super::{exit, policy, resolve};
+use super::{exit, policy, resolve, workspaces::Workspaces};
 use crate::{
     policy::{
         checked::CheckedPolicy,
@@ -58,9 +58,9 @@ pub struct NetArgs {
     /// Ask this host's resolver, and say what each address of the name would get.
     #[arg(long, conflicts_with = "listen")]
     resolve: bool,
-    /// Value of ${workspace}.
-    #[arg(long)]
-    workspace: Option<PathBuf>,
+    /// Values of ${workspace}.
+    #[command(flatten)]
+    workspaces: Workspaces,
     /// Print it as JSON.
     #[arg(long)]
     json: bool,
@@ -146,8 +146,8 @@ struct Compiled {
 }
 
 impl Compiled {
-    fn load(policy: &str, workspace: Option<&PathBuf>) -> Result<Self, String> {
-        let mut policy = load(policy, workspace)?;
+    fn load(policy: &str, workspaces: &Workspaces) -> Result<Self, String> {
+        let mut policy = load(policy, workspaces)?;
         let mountinfo = "/proc/self/mountinfo";
         let text = fs::read(mountinfo).map_err(|error| format!("{mountinfo}: {error}"))?;
         let mounts = MountTable::parse(&text).map_err(|error| format!("{mountinfo}: {error}"))?;
@@ -162,7 +162,7 @@ impl Compiled {
 }
 
 fn net(args: &NetArgs) -> Result<Vec<Explanation>, String> {
-    let compiled = Compiled::load(&args.policy, args.workspace.as_ref())?;
+    let compiled = Compiled::load(&args.policy, &args.workspaces)?;
     let explainer = compiled.explainer();
     match args.target.strip_prefix("unix:") {
         Some(_) if args.listen => Err("a unix socket needs no rule to listen".to_owned()),
@@ -172,9 +172,9 @@ fn net(args: &NetArgs) -> Result<Vec<Explanation>, String> {
 }
 
 /// A file's, or one of the host's.
-fn load(policy: &str, workspace: Option<&PathBuf>) -> Result<CheckedPolicy, String> {
+fn load(policy: &str, workspaces: &Workspaces) -> Result<CheckedPolicy, String> {
     if extend::names_file(policy) {
-        return policy::checked_file(Path::new(policy), workspace);
+        return policy::checked_file(Path::new(policy), workspaces);
     }
     let loaded = host::load(Path::new(host::DIRECTORY)).map_err(|error| error.to_string())?;
     let known: Vec<&str> = loaded.policies.iter().map(|policy| policy.name.as_str()).collect();

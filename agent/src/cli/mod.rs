@@ -22,6 +22,7 @@ pub mod run;
 pub mod serve;
 pub mod status;
 pub mod tag;
+pub mod workspaces;
 
 use clap::{Parser, Subcommand};
 

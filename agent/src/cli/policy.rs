@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 
-use super::{apply, exit, from, live, repositories, resolve};
+use super::{apply, exit, from, live, resolve, workspaces::Workspaces};
 use crate::{
     policy::{
         breadth,
@@ -65,9 +65,9 @@ pub enum PolicyVerb {
 pub struct Input {
     /// The policy file.
     file: PathBuf,
-    /// Value of ${workspace}.
-    #[arg(long)]
-    workspace: Option<PathBuf>,
+    /// Values of ${workspace}.
+    #[command(flatten)]
+    workspaces: Workspaces,
 }
 
 /// Runs a verb.
@@ -94,22 +94,20 @@ pub fn run(verb: &PolicyVerb) -> u8 {
 }
 
 fn checked(input: &Input) -> Result<CheckedPolicy, String> {
-    checked_file(&input.file, input.workspace.as_ref())
+    checked_file(&input.file, &input.workspaces)
 }
 
 /// A policy file and all that it extends, checked.
 ///
 /// # Errors
 /// What is wrong with it, for people.
-pub fn checked_file(file: &Path, workspace: Option<&PathBuf>) -> Result<CheckedPolicy, String> {
+pub fn checked_file(file: &Path, workspaces: &Workspaces) -> Result<CheckedPolicy, String> {
     let documents = extend::load(file, &parse::read).map_err(|error| error.to_string())?;
-    let real = |path: &PathBuf| {
-        fs::canonicalize(path).map_err(|error| format!("--workspace {}: {error}", path.display()))
-    };
-    let workspace = workspace.map(real).transpose()?;
+    let workspaces = workspaces.find()?;
     let mut overlay = Overlay {
-        repositories: workspace.as_deref().map(repositories::below).unwrap_or_default(),
-        workspace,
+        workspaces: workspaces.writable,
+        read_only: workspaces.read_only,
+        repositories: workspaces.repositories,
         home: std::env::var_os("HOME").map(PathBuf::from),
         user: std::env::var("USER").ok(),
         ..Overlay::default()

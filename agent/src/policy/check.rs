@@ -136,6 +136,7 @@ impl Checker<'_> {
             ("files.write", &files.write, ACCESS_READ | ACCESS_WRITE, false),
             ("files.exec", &files.exec, ACCESS_READ | ACCESS_EXEC, false),
             ("files.deny", &files.deny, EVERYTHING, true),
+            ("files.read_only", &files.read_only, ACCESS_WRITE, true),
         ] {
             for rule in rules {
                 let id = self.spanned(author, source, rule, list);
@@ -179,11 +180,15 @@ impl Checker<'_> {
                 self.path(text, access, deny, id);
             }
         }
-        if let Some(workspace) = &overlay.workspace {
-            self.literal("--workspace", workspace, "/**", ALL);
+        for workspace in &overlay.workspaces {
+            self.literal("--workspace", workspace, "/**", ALL, false);
+        }
+        for workspace in &overlay.read_only {
+            self.literal("--workspace-ro", workspace, "/**", ACCESS_READ | ACCESS_EXEC, false);
+            self.literal("--workspace-ro", workspace, "/**", ACCESS_WRITE, true);
         }
         for file in &overlay.command {
-            self.literal("COMMAND", file, "", ACCESS_READ | ACCESS_EXEC);
+            self.literal("COMMAND", file, "", ACCESS_READ | ACCESS_EXEC, false);
         }
     }
 
@@ -194,12 +199,12 @@ impl Checker<'_> {
     }
 
     /// A path that is a name and no glob.
-    fn literal(&mut self, flag: &str, path: &Path, tail: &str, access: u32) {
+    fn literal(&mut self, flag: &str, path: &Path, tail: &str, access: u32, deny: bool) {
         let rule = self.flag(Author::Stockade, flag, &path.display().to_string(), "files");
         match path.to_str().filter(|text| text.starts_with('/') && !text.contains(['*', '?', '{', '}'])) {
             Some(text) => {
                 let pattern = format!("{}{tail}", text.trim_end_matches('/'));
-                self.policy.paths.push(PathRule { pattern, access, deny: false, protects: false, rule });
+                self.policy.paths.push(PathRule { pattern, access, deny, protects: false, rule });
             }
             None => {
                 let message = format!("{} cannot be written as a rule", path.display());
@@ -259,7 +264,7 @@ impl Checker<'_> {
     }
 
     fn path(&mut self, text: &str, access: u32, deny: bool, id: u32) {
-        match rule::path(text, |name| self.value(name)) {
+        match self.globs(text) {
             Ok(patterns) => self.policy.paths.extend(patterns.into_iter().map(|pattern| PathRule {
                 pattern,
                 access,
@@ -271,11 +276,23 @@ impl Checker<'_> {
         }
     }
 
+    /// The globs that a text stands for: with `${workspace}` those of each workspace.
+    fn globs(&self, text: &str) -> Result<Vec<String>, Refusal> {
+        let Overlay { workspaces, read_only, .. } = self.overlay;
+        let mut all: Vec<Option<&Path>> =
+            workspaces.iter().chain(read_only).map(|path| Some(path.as_path())).collect();
+        if all.is_empty() || !text.contains("${workspace}") {
+            all = vec![all.first().copied().flatten()];
+        }
+        let globs = |workspace| rule::path(text, |name| self.value(name, workspace));
+        Ok(all.into_iter().map(globs).collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
     /// What a variable stands for.
-    fn value(&self, name: &str) -> Result<String, Refusal> {
+    fn value(&self, name: &str, workspace: Option<&Path>) -> Result<String, Refusal> {
         let refuse = |message: String, help: &str| Err(Refusal { message, help: Some(help.to_owned()) });
         let (value, missing) = match name {
-            "workspace" => (self.overlay.workspace.as_deref().map(Path::to_str), "give --workspace DIR"),
+            "workspace" => (workspace.map(Path::to_str), "give --workspace DIR"),
             "home" => (self.overlay.home.as_deref().map(Path::to_str), "set HOME, or write the path"),
             "user" => (self.overlay.user.as_deref().map(Some), "set USER, or write the name"),
             _ => {
@@ -310,7 +327,7 @@ mod tests {
 
     fn checked(text: &str) -> Result<CheckedPolicy, String> {
         let source = Source { name: "p.toml".into(), text: text.into() };
-        let overlay = Overlay { workspace: Some("/ws".into()), ..Overlay::default() };
+        let overlay = Overlay { workspaces: vec!["/ws".into()], ..Overlay::default() };
         Document::new(source)
             .and_then(|document| check(&[document], &overlay))
             .map_err(|diagnostics| diagnostics.to_string())

@@ -48,7 +48,7 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
     } = policy;
     // Rules of the profile are put in wherever it is checked.
     let written = |rule: u32| places.get(rule as usize).is_none_or(|place| place.author != Author::Profile);
-    let mut lists: [(&str, &str, Vec<Value>); 7] = [
+    let mut lists: [(&str, &str, Vec<Value>); 8] = [
         ("files", "read", Vec::new()),
         ("files", "write", Vec::new()),
         ("files", "exec", Vec::new()),
@@ -56,6 +56,7 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
         ("network", "allow", Vec::new()),
         ("network", "deny", Vec::new()),
         ("network", "listen", Vec::new()),
+        ("files", "read_only", Vec::new()),
     ];
     for rule in paths.iter().filter(|rule| written(rule.rule) && !rule.protects) {
         for (access, deny) in parts(rule) {
@@ -65,6 +66,7 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
                 (WRITE, false) => (1, pattern.clone()),
                 (EXEC, false) => (2, pattern.clone()),
                 (EVERYTHING, true) => (3, pattern.clone()),
+                (ACCESS_WRITE, true) => (7, pattern.clone()),
                 (ACCESS_CONNECT, false) => (4, format!("{}{pattern}", unix::PREFIX)),
                 (ACCESS_CONNECT, true) => (5, format!("{}{pattern}", unix::PREFIX)),
                 _ => return Err(unsaid(policy, rule.rule)),
@@ -265,7 +267,8 @@ mod tests {
     #[test]
     fn what_comes_of_the_text_is_the_same() {
         let overlay = Overlay {
-            workspace: Some("/home/x y/\"w\"".into()),
+            workspaces: vec!["/home/x y/\"w\"".into()],
+            read_only: vec!["/srv/data".into()],
             repositories: vec!["/home/x y/\"w\"/lib".into()],
             lift: vec![crate::policy::protect::Group::Ci],
             allow_net: words(&[

@@ -115,6 +115,9 @@ pub struct Files {
     /// May be neither, whatever the others say.
     #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub deny: Vec<Spanned<String>>,
+    /// May not be changed, whatever the others say.
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
+    pub read_only: Vec<Spanned<String>>,
     /// What stays read-only in workspaces, and in the directories of `protect_in`; without it all groups.
     #[schemars(with = "Option<Vec<Group>>")]
     pub protect: Option<Vec<Spanned<Group>>>,

@@ -192,7 +192,7 @@ mod tests {
     fn image(files: &str, overlay: Overlay) -> MapImage {
         let text = format!("version = 1\n[files]\nwrite = [\"/tmp/**\"]\n{files}\n");
         let document = Document::new(Source { name: "p.toml".into(), text }).unwrap();
-        let overlay = Overlay { workspace: Some("/ws".into()), ..overlay };
+        let overlay = Overlay { workspaces: vec!["/ws".into()], ..overlay };
         let policy = check(&[document], &overlay).unwrap();
         compile(&policy, &MountTable::parse(MOUNTS).unwrap()).unwrap().0
     }

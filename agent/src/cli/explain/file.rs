@@ -10,7 +10,7 @@ use clap::ValueEnum;
 
 use super::Compiled;
 use crate::{
-    cli::policy::read_link,
+    cli::{policy::read_link, workspaces::Workspaces},
     policy::{
         explain::{Access, Explanation, Kind, Located},
         links,
@@ -28,9 +28,9 @@ pub struct FileArgs {
     /// What is to be done with it; without it all three.
     #[arg(long)]
     access: Option<Wanted>,
-    /// Value of ${workspace}.
-    #[arg(long)]
-    workspace: Option<PathBuf>,
+    /// Values of ${workspace}.
+    #[command(flatten)]
+    workspaces: Workspaces,
     /// Print it as JSON.
     #[arg(long)]
     pub(super) json: bool,
@@ -54,7 +54,7 @@ impl From<Wanted> for Access {
 }
 
 pub(super) fn answers(args: &FileArgs) -> Result<Vec<Explanation>, String> {
-    let compiled = Compiled::load(&args.policy, args.workspace.as_ref())?;
+    let compiled = Compiled::load(&args.policy, &args.workspaces)?;
     let path =
         std::path::absolute(&args.path).map_err(|error| format!("{}: {error}", args.path.display()))?;
     let way = links::walk(path.as_os_str().as_bytes(), &read_link).map_err(|stuck| stuck.to_string())?;

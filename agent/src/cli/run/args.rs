@@ -2,7 +2,10 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use crate::{cli::daemon::Socket, policy::protect::Group};
+use crate::{
+    cli::{daemon::Socket, workspaces::Workspaces},
+    policy::protect::Group,
+};
 
 /// `stockade run`.
 #[derive(Debug, clap::Args)]
@@ -10,9 +13,9 @@ pub struct Args {
     /// Policy file.
     #[arg(long)]
     pub policy: Option<PathBuf>,
-    /// Directory that may be read, changed and executed below.
-    #[arg(long)]
-    pub workspace: Option<PathBuf>,
+    /// Where it works.
+    #[command(flatten)]
+    pub workspaces: Workspaces,
     /// Protected places of workspaces that may be changed all the same.
     #[arg(long, value_name = "GROUP")]
     pub lift: Vec<Group>,

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -12,7 +12,7 @@ use crate::{
         digest::{digest, mode_name},
         json::PolicyId,
     },
-    cli::{exit, from, policy::follow_links, repositories},
+    cli::{exit, from, policy::follow_links},
     dns::DnsConfig,
     policy::{
         check::{self, Overlay},
@@ -116,18 +116,14 @@ fn policy(
 ) -> Result<CheckedPolicy, Refused> {
     let documents = args.policy.as_ref().map(|path| extend::load(path, &parse::read));
     let documents = documents.transpose().map_err(usage)?.unwrap_or_default();
-    let workspace = args.workspace.as_ref().map(|path| {
-        fs::canonicalize(path)
-            .and_then(|real| if real.is_dir() { Ok(real) } else { Err(io::ErrorKind::NotADirectory.into()) })
-            .map_err(|error| usage(format!("--workspace {}: {error}", path.display())))
-    });
-    let workspace = workspace.transpose()?;
+    let workspaces = args.workspaces.find().map_err(usage)?;
     let mut deny_file = args.deny_file.clone();
     // Whoever is watched must not write what is told of them.
     deny_file.extend(events.and_then(Destination::rule));
     let mut overlay = Overlay {
-        repositories: workspace.as_deref().map(repositories::below).unwrap_or_default(),
-        workspace,
+        workspaces: workspaces.writable,
+        read_only: workspaces.read_only,
+        repositories: workspaces.repositories,
         lift: args.lift.clone(),
         allow_net: args.allow_net.clone(),
         deny_net: args.deny_net.clone(),

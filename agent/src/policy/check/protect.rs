@@ -7,7 +7,7 @@ use crate::policy::{
     checked::{Author, PathRule, Place},
     parse::{Document, Source},
     protect::{self, Protection},
-    rule::{self, Refusal},
+    rule::Refusal,
 };
 
 /// Where the rules come from.
@@ -20,18 +20,18 @@ impl Checker<'_> {
         let mut directories = Vec::new();
         for Document { source, policy } in documents {
             for directory in &policy.files.protect_in {
-                match rule::path(directory.get_ref(), |name| self.value(name)) {
+                match self.globs(directory.get_ref()) {
                     Ok(globs) => directories.extend(globs.iter().map(|glob| trimmed(glob))),
                     Err(refusal) => self.problems.push(refusal.at(source, Some(directory.span()))),
                 }
             }
         }
         let overlay = self.overlay;
-        for directory in overlay.workspace.iter().chain(&overlay.repositories) {
+        for directory in overlay.workspaces.iter().chain(&overlay.repositories) {
             match name(directory) {
                 Some(name) => directories.push(name),
                 // As a workspace it is refused already.
-                None if Some(directory) == overlay.workspace.as_ref() => {}
+                None if overlay.workspaces.contains(directory) => {}
                 None => {
                     let message = format!("the repository {} cannot be protected", directory.display());
                     let help = "its name holds one of `*?{}` or is not UTF-8: rename it, or lift all groups";
@@ -46,7 +46,8 @@ impl Checker<'_> {
         directories.sort();
         directories.dedup();
         let mut known = HashSet::new();
-        for group in &groups {
+        let protected = groups.iter().filter(|_| !directories.is_empty());
+        for group in protected {
             // One rule for all directories: rules of their own would multiply the states of the tables.
             let text = Source { name: SOURCE.into(), text: group.name().into() };
             let place = Place { author: Author::Stockade, source: Arc::new(text), span: None };
