@@ -108,6 +108,8 @@ pub fn checked_file(file: &Path, workspaces: &Workspaces) -> Result<CheckedPolic
         workspaces: workspaces.writable,
         read_only: workspaces.read_only,
         repositories: workspaces.repositories,
+        // Each run has another.
+        tmp: Some(std::env::temp_dir().join("stockade-run")),
         home: std::env::var_os("HOME").map(PathBuf::from),
         user: std::env::var("USER").ok(),
         ..Overlay::default()

@@ -70,6 +70,7 @@ pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy,
         }
     }
     checker.command_line();
+    checker.policy.tmp.clone_from(&overlay.tmp);
     checker.protect(documents);
     let egress = overlay.egress_interface.as_deref();
     let network::Settings { egress, dns, asks_for_gate, private } =
@@ -187,6 +188,9 @@ impl Checker<'_> {
             self.literal("--workspace-ro", workspace, "/**", ACCESS_READ | ACCESS_EXEC, false);
             self.literal("--workspace-ro", workspace, "/**", ACCESS_WRITE, true);
         }
+        if let Some(tmp) = &overlay.tmp {
+            self.literal("private tmp", tmp, "/**", ACCESS_READ | ACCESS_WRITE, false);
+        }
         for file in &overlay.command {
             self.literal("COMMAND", file, "", ACCESS_READ | ACCESS_EXEC, false);
         }
@@ -294,11 +298,15 @@ impl Checker<'_> {
         let (value, missing) = match name {
             "workspace" => (workspace.map(Path::to_str), "give --workspace DIR"),
             "home" => (self.overlay.home.as_deref().map(Path::to_str), "set HOME, or write the path"),
+            "tmp" => (
+                self.overlay.tmp.as_deref().map(Path::to_str),
+                "leave --no-private-tmp out, and see that there is a /tmp",
+            ),
             "user" => (self.overlay.user.as_deref().map(Some), "set USER, or write the name"),
             _ => {
                 return refuse(
                     format!("no variable {name:?}"),
-                    "there are ${workspace}, ${home} and ${user}",
+                    "there are ${workspace}, ${home}, ${tmp} and ${user}",
                 );
             }
         };

@@ -1,6 +1,6 @@
 //! A policy that has been checked: every rule is well-formed, every variable is put in. Only `check` makes one.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, path::PathBuf, sync::Arc};
 
 use ipnet::IpNet;
 use stockade_common::tag::{SCOPE_DNS, SCOPE_EGRESS, SCOPE_LOOPBACK_OWN};
@@ -150,6 +150,8 @@ pub struct CheckedPolicy {
     pub mode: Mode,
     /// Rules on paths.
     pub paths: Vec<PathRule>,
+    /// `${tmp}`, which is another for every run.
+    pub tmp: Option<PathBuf>,
     /// What some of them protect.
     pub protection: Protection,
     /// Rules on destinations.

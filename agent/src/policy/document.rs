@@ -32,6 +32,7 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
         name,
         mode,
         paths,
+        tmp: _,
         protection,
         destinations,
         rules: _,

@@ -52,6 +52,9 @@ pub struct Args {
     /// Files that may not be touched at all.
     #[arg(long, value_name = "GLOB")]
     pub deny_file: Vec<String>,
+    /// No directory of its own for temporary files, which is made for each run and removed at its end.
+    #[arg(long)]
+    pub no_private_tmp: bool,
     /// Enforce, or only report what would be denied.
     #[arg(long, value_parser = ["enforce", "audit"])]
     pub mode: Option<String>,

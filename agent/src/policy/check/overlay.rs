@@ -45,6 +45,8 @@ pub struct Overlay {
     pub mode: Option<Mode>,
     /// `${home}`.
     pub home: Option<PathBuf>,
+    /// `${tmp}`: a directory that only one run uses; may be read and changed below.
+    pub tmp: Option<PathBuf>,
     /// `${user}`.
     pub user: Option<String>,
     /// The policy is one of the host's: there is no user, and no flag could give a variable its value.
