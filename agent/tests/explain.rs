@@ -66,3 +66,37 @@ fn a_wide_wildcard_is_warned_of_with_its_place() {
     assert!(output.stdout.ends_with("0 destinations, 2 names\n"), "{}", output.stdout);
     insta::assert_snapshot!("warnings", output.stderr);
 }
+
+#[test]
+fn a_file_is_judged_where_its_links_lead() {
+    let folder = tempfile::tempdir().unwrap();
+    let real = folder.path().canonicalize().unwrap();
+    std::fs::create_dir(real.join("ws")).unwrap();
+    std::os::unix::fs::symlink("ws", real.join("link")).unwrap();
+    let text = "version = 1\n[files]\nwrite = [\"${workspace}/**\"]\ndeny = [\"${workspace}/a/key\"]\n";
+    std::fs::write(real.join("p.toml"), text).unwrap();
+    let ask = |path: &str, more: &[&str]| {
+        let whole = ["explain", "file", path, "--policy", "./p.toml", "--workspace", "ws"];
+        stockade(&real, &[&whole[..], more].concat())
+    };
+    let new = ask("link/new", &["--access", "write"]);
+    assert_eq!((new.code, new.stderr.as_str()), (Some(0), ""));
+    for line in [
+        format!("write {}/link/new: allowed", real.display()),
+        "  allowed by \"${workspace}/**\" (files.write, ./p.toml:3)".to_owned(),
+        format!("  {}/link is a link to ws", real.display()),
+        "  there is nothing now: what is made there is judged by that name".to_owned(),
+    ] {
+        assert!(new.stdout.lines().any(|known| known == line), "{line}: {}", new.stdout);
+    }
+    let key = ask("ws/a/key", &["--json"]);
+    let answers: serde_json::Value = serde_json::from_str(&key.stdout).unwrap();
+    let reasons: Vec<_> =
+        answers.as_array().unwrap().iter().map(|one| one["reason"].as_str().unwrap()).collect();
+    assert_eq!((key.code, reasons), (Some(1), vec!["rule_deny"; 3]));
+    assert_eq!(ask("ws/x", &[]).code, Some(0));
+    let beside = ask("x", &[]);
+    assert_eq!(beside.code, Some(1), "{}", beside.stdout);
+    assert!(beside.stdout.contains(&format!("--allow-exec '{}/x'", real.display())), "{}", beside.stdout);
+    assert_eq!(ask("x", &["--access", "list"]).code, Some(2));
+}

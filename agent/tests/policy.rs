@@ -29,7 +29,7 @@ fn a_dump_is_the_same_every_time() {
 fn a_good_policy_passes_the_check() {
     let output = stockade(&data(), &["policy", "check", "ci.toml"]);
     assert_eq!((output.code, output.stderr.as_str()), (Some(0), ""));
-    assert_eq!(output.stdout, "ci: 47 path rules, 4 destinations, 0 names\n");
+    assert_eq!(output.stdout, "ci: 48 path rules, 4 destinations, 0 names\n");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A policy's digest: SHA-256 over every rule it comes to, variables put in, in a canonical form. The order in which
 //! rules were written, and where, makes no difference, as it makes none to a verdict.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::Path};
 
 use sha2::{Digest as _, Sha256};
 
@@ -18,6 +18,8 @@ pub fn digest(policy: &CheckedPolicy) -> String {
         name: _,
         mode,
         paths,
+        tmp,
+        protection: _,
         destinations,
         rules: _,
         places: _,
@@ -33,7 +35,7 @@ pub fn digest(policy: &CheckedPolicy) -> String {
     } = policy;
     let mut lines: Vec<String> = paths
         .iter()
-        .map(path)
+        .map(|rule| path(rule, tmp.as_deref()))
         .chain(destinations.iter().map(|rule| address("net", rule)))
         .chain(listen.iter().map(|rule| address("listen", rule)))
         .chain(abstracts.iter().map(abstract_socket))
@@ -70,9 +72,13 @@ pub fn mode_name(mode: Mode) -> &'static str {
     }
 }
 
-fn path(rule: &PathRule) -> String {
-    let PathRule { pattern, access, deny, rule: _ } = rule;
-    format!("path {} {access} {pattern}", verdict(*deny))
+/// The directory of one run stands as its variable, so that the same policy always has the same digest.
+fn path(rule: &PathRule, tmp: Option<&Path>) -> String {
+    let PathRule { pattern, access, deny, protects, rule: _ } = rule;
+    let below = tmp.and_then(Path::to_str).and_then(|tmp| pattern.strip_prefix(tmp));
+    let pattern = below.map_or_else(|| pattern.clone(), |below| format!("${{tmp}}{below}"));
+    let what = if *protects { "protect" } else { verdict(*deny) };
+    format!("path {what} {access} {pattern}")
 }
 
 fn abstract_socket(rule: &AbstractRule) -> String {
@@ -137,6 +143,15 @@ mod tests {
         ];
         let different: std::collections::BTreeSet<&String> = digests.iter().collect();
         assert_eq!(different.len(), digests.len());
+    }
+
+    #[test]
+    fn the_directory_of_one_run_is_no_part_of_it() {
+        let with = |tmp: Option<&str>| {
+            digest(&check(&[], &Overlay { tmp: tmp.map(Into::into), ..Overlay::default() }).unwrap())
+        };
+        assert_eq!(with(Some("/tmp/a")), with(Some("/tmp/b")));
+        assert_ne!(with(Some("/tmp/a")), with(None));
     }
 
     #[test]

@@ -142,7 +142,7 @@ pub fn refusal(event: &GateEvent, context: &Context) -> Option<Refusal> {
         }
     };
     let rule = name.trim_end_matches('.').escape_debug().to_string();
-    Some(Refusal { subject: Subject::Destination { verb: "ask for", rule }, why, allowable })
+    Some(Refusal { subject: Subject::Destination { verb: "ask for", rule }, why, allowable, protected: None })
 }
 
 /// The workload chooses names, and the user pastes flags.

@@ -15,7 +15,11 @@ use super::{
     name::escape,
     terms,
 };
-use crate::policy::{mounts::Mount, unix};
+use crate::policy::{
+    mounts::Mount,
+    protect::{self, Group},
+    unix,
+};
 
 /// What was refused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -107,13 +111,17 @@ pub struct Refusal {
     pub why: String,
     /// A rule would allow it.
     pub allowable: bool,
+    /// The protected places that it is one of.
+    pub protected: Option<Group>,
 }
 
 impl Refusal {
     /// The refusal that a record tells of.
     #[must_use]
     pub fn of(record: &Record, context: &Context) -> Self {
-        let why = match context.rules.get(record.header.rule as usize) {
+        let rule = context.rules.get(record.header.rule as usize);
+        let protected = rule.and_then(|rule| protect::group_of(&rule.list, &rule.text));
+        let why = match rule {
             Some(rule) => format!("denied by {} ({})", escape(rule.text.as_bytes()), rule.source),
             None => reason_text(record.header.reason).to_owned(),
         };
@@ -123,12 +131,15 @@ impl Refusal {
             reason::UNKNOWN_FILESYSTEM => reachable,
             _ => false,
         };
-        Self { subject, why, allowable: lacks_rule }
+        Self { subject, why, allowable: lacks_rule, protected }
     }
 
     /// The flag that would allow it, if there is one that can be pasted into a shell.
     #[must_use]
     pub fn flag(&self) -> Option<String> {
+        if let Some(group) = self.protected {
+            return Some(format!("--lift {}", group.name()));
+        }
         match &self.subject {
             Subject::File { access, path } if self.allowable && is_plain(path) => Some(access.flag(path)),
             Subject::Destination { rule, .. } if self.allowable => Some(format!("--allow-net '{rule}'")),
@@ -305,87 +316,4 @@ fn reason_text(why: u16) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{super::sample, *};
-    use crate::policy::mounts::MountTable;
-
-    fn refusal(kind: u16, body: Body) -> Refusal {
-        Refusal::of(&Record { header: sample::header(kind), body }, &Context::default())
-    }
-
-    #[test]
-    fn names_hostile_to_shells_and_globs_get_no_flag() {
-        for name in ["/a'b", "/a$(b)", "/a*", "/a{b}", "/a\\", "/a`", "/a\u{e9}", "/~!", ""] {
-            assert!(!is_plain(name), "{name}");
-        }
-        let named = |path: &[u8]| refusal(kind::OPEN, Body::File(sample::file(1, path)));
-        assert_eq!(named(b"/a b/c-d").flag().as_deref(), Some("--allow-read '/a b/c-d'"));
-        assert_eq!(named(b"/a\nb").flag(), None);
-        assert_eq!(named(b"/a\nb").what(), "read /a\\x0ab");
-        assert_eq!(named(b"").what(), "read a file");
-    }
-
-    #[test]
-    fn process_ids_are_no_part_of_what_was_refused() {
-        let shown = |path: &[u8]| String::from_utf8(in_any_run(path, 100)).unwrap();
-        assert_eq!(shown(b"/100/status"), "/self/status");
-        assert_eq!(shown(b"/1/status"), "/*/status");
-        assert_eq!(shown(b"/100/task/101/comm"), "/self/task/*/comm");
-        assert_eq!((shown(b"/sys/kernel"), shown(b"/")), ("/sys/kernel".into(), "/".into()));
-        let mounts = MountTable::parse(b"1 1 0:5 / /proc rw - proc proc rw\n").unwrap();
-        let context = Context { mounts, ..Context::default() };
-        let mut file = sample::file(1, b"/100/status");
-        file.dev = 5;
-        let record = Record { header: sample::header(kind::OPEN), body: Body::File(file) };
-        let flag = Refusal::of(&record, &context).flag();
-        assert_eq!(flag.as_deref(), Some("--allow-read '/proc/self/status'"));
-    }
-
-    #[test]
-    fn destinations_are_written_as_rules() {
-        let net = Body::Net(sample::net([192, 0, 2, 7], 53, 17));
-        let refused = refusal(kind::SEND, net);
-        assert_eq!(refused.what(), "send to 192.0.2.7:53/udp");
-        assert_eq!(refused.flag().as_deref(), Some("--allow-net '192.0.2.7:53/udp'"));
-    }
-
-    #[test]
-    fn unix_sockets_are_written_as_rules() {
-        let named = |dev, path: &[u8]| {
-            let file = File { dev, access: 16, mode: 1, path: bytes::Bytes::copy_from_slice(path) };
-            let mut header = sample::header(kind::UNIX_NAMED);
-            header.hook = hook::UNIX_STREAM_CONNECT;
-            let mounts = MountTable::parse(b"1 1 0:5 / /run rw - tmpfs t rw\n").unwrap();
-            let context = Context { mounts, ..Context::default() };
-            Refusal::of(&Record { header, body: Body::File(file) }, &context)
-        };
-        let docker = named(5, b"/docker.sock");
-        assert_eq!(docker.what(), "connect to unix:/run/docker.sock (the Docker daemon: root on this host)");
-        assert_eq!(docker.flag().as_deref(), Some("--allow-net 'unix:/run/docker.sock'"));
-        assert_eq!(named(5, b"/a*").flag(), None);
-        assert_eq!(named(5, b"").what(), "connect to a unix socket without a name");
-        let odd = named(ABSTRACT_DEV, b"a\0'\\");
-        assert_eq!(odd.what(), r"connect to unix:@a\x00\x27\\");
-        assert_eq!(odd.flag().as_deref(), Some(r"--allow-net 'unix:@a\x00\x27\\'"));
-    }
-
-    #[test]
-    fn listeners_are_written_as_rules() {
-        let refused = refusal(kind::LISTEN, Body::Net(sample::net([0; 4], 8080, 6)));
-        assert_eq!(refused.what(), "listen on 0.0.0.0:8080/tcp");
-        assert_eq!(refused.flag().as_deref(), Some("--allow-listen '0.0.0.0:8080/tcp'"));
-        let unbound = Net { addr: [0; 16], ..sample::net([0; 4], 0, 6) };
-        let refused = refusal(kind::LISTEN, Body::Net(unbound));
-        assert_eq!(refused.flag().as_deref(), Some("--allow-listen '[::]/tcp'"));
-    }
-
-    #[test]
-    fn what_no_rule_can_allow_gets_no_flag() {
-        let mut record =
-            Record { header: sample::header(kind::SOCKET), body: Body::Net(sample::net([0; 4], 0, 1)) };
-        record.header.reason = reason::FAMILY;
-        let refused = Refusal::of(&record, &Context::default());
-        assert_eq!(refused.what(), "make a socket (family inet, type stream, protocol 1)");
-        assert_eq!((refused.why.as_str(), refused.flag()), ("no rule can allow sockets of this kind", None));
-    }
-}
+mod tests;

@@ -1,5 +1,7 @@
 //! `stockade explain`: what would happen, and why. Nothing is tried.
 
+mod file;
+
 use std::{
     fs,
     io::{self, Write as _},
@@ -10,13 +12,15 @@ use std::{
 
 use clap::Subcommand;
 
-use super::{exit, policy, resolve};
+pub use self::file::FileArgs;
+use super::{exit, policy, resolve, workspaces::Workspaces};
 use crate::{
     policy::{
         checked::CheckedPolicy,
         compile,
         explain::{Explainer, Explanation, Outcome, Protocol},
         extend,
+        image::MapImage,
         mounts::MountTable,
         names,
         rule::{self, Endpoint},
@@ -34,6 +38,10 @@ pub enum ExplainVerb {
     ///
     /// Exit codes: 0 allowed, or allowed under a condition that is named; 1 denied; 2 a wrong question or policy.
     Net(NetArgs),
+    /// Say whether a file may be read, changed or executed, by which rule, and what would change that.
+    ///
+    /// Exit codes: 0 all that was asked is allowed; 1 something is denied; 2 a wrong question or policy.
+    File(FileArgs),
 }
 
 /// `stockade explain net`.
@@ -50,9 +58,9 @@ pub struct NetArgs {
     /// Ask this host's resolver, and say what each address of the name would get.
     #[arg(long, conflicts_with = "listen")]
     resolve: bool,
-    /// Value of ${workspace}.
-    #[arg(long)]
-    workspace: Option<PathBuf>,
+    /// Values of ${workspace}.
+    #[command(flatten)]
+    workspaces: Workspaces,
     /// Print it as JSON.
     #[arg(long)]
     json: bool,
@@ -61,15 +69,18 @@ pub struct NetArgs {
 /// Runs a verb.
 #[must_use]
 pub fn run(verb: &ExplainVerb) -> u8 {
-    let ExplainVerb::Net(args) = verb;
-    let answers = match net(args) {
+    let (answers, json) = match verb {
+        ExplainVerb::Net(args) => (net(args), args.json),
+        ExplainVerb::File(args) => (file::answers(args), args.json),
+    };
+    let answers = match answers {
         Ok(answers) => answers,
         Err(message) => {
             eprintln!("stockade: {message}");
             return exit::USAGE;
         }
     };
-    if let Err(error) = print(&answers, args.json) {
+    if let Err(error) = print(&answers, json) {
         eprintln!("stockade: writing the answer: {error}");
         return exit::OWN_FAILURE;
     }
@@ -127,25 +138,43 @@ fn text(out: &mut String, answer: &Explanation, indent: &str) {
     }
 }
 
+/// A policy as this host would have it, with its tables.
+struct Compiled {
+    policy: CheckedPolicy,
+    image: MapImage,
+    mounts: MountTable,
+}
+
+impl Compiled {
+    fn load(policy: &str, workspaces: &Workspaces) -> Result<Self, String> {
+        let mut policy = load(policy, workspaces)?;
+        let mountinfo = "/proc/self/mountinfo";
+        let text = fs::read(mountinfo).map_err(|error| format!("{mountinfo}: {error}"))?;
+        let mounts = MountTable::parse(&text).map_err(|error| format!("{mountinfo}: {error}"))?;
+        policy::follow_links(&mut policy, &mounts).map_err(|error| error.to_string())?;
+        let (image, _) = compile::compile(&policy, &mounts).map_err(|error| error.to_string())?;
+        Ok(Self { policy, image, mounts })
+    }
+
+    fn explainer(&self) -> Explainer<'_> {
+        Explainer { policy: &self.policy, image: &self.image }
+    }
+}
+
 fn net(args: &NetArgs) -> Result<Vec<Explanation>, String> {
-    let mut policy = load(&args.policy, args.workspace.as_ref())?;
-    let mountinfo = "/proc/self/mountinfo";
-    let text = fs::read(mountinfo).map_err(|error| format!("{mountinfo}: {error}"))?;
-    let mounts = MountTable::parse(&text).map_err(|error| format!("{mountinfo}: {error}"))?;
-    policy::follow_links(&mut policy, &mounts).map_err(|error| error.to_string())?;
-    let (image, _) = compile::compile(&policy, &mounts).map_err(|error| error.to_string())?;
-    let explainer = Explainer { policy: &policy, image: &image };
+    let compiled = Compiled::load(&args.policy, &args.workspaces)?;
+    let explainer = compiled.explainer();
     match args.target.strip_prefix("unix:") {
         Some(_) if args.listen => Err("a unix socket needs no rule to listen".to_owned()),
-        Some(name) => Ok(vec![unix(explainer, &mounts, name)?]),
+        Some(name) => Ok(vec![unix(explainer, &compiled.mounts, name)?]),
         None => inet(explainer, args),
     }
 }
 
 /// A file's, or one of the host's.
-fn load(policy: &str, workspace: Option<&PathBuf>) -> Result<CheckedPolicy, String> {
+fn load(policy: &str, workspaces: &Workspaces) -> Result<CheckedPolicy, String> {
     if extend::names_file(policy) {
-        return policy::checked_file(Path::new(policy), workspace);
+        return policy::checked_file(Path::new(policy), workspaces);
     }
     let loaded = host::load(Path::new(host::DIRECTORY)).map_err(|error| error.to_string())?;
     let known: Vec<&str> = loaded.policies.iter().map(|policy| policy.name.as_str()).collect();

@@ -123,8 +123,12 @@ pub fn answers(documents: &[Document], overlay: &Overlay, user: Option<&User>) -
     if wanted.is_empty() {
         return Answers::new();
     }
-    let folder =
-        overlay.workspace.clone().or_else(|| std::env::current_dir().ok()).unwrap_or_else(|| "/".into());
+    let folder = overlay
+        .workspaces
+        .first()
+        .cloned()
+        .or_else(|| std::env::current_dir().ok())
+        .unwrap_or_else(|| "/".into());
     let here = Here { folder, home: overlay.home.clone(), user };
     thread::scope(|scope| {
         let reader = scope.spawn(move || {

@@ -16,11 +16,13 @@ pub mod live;
 pub mod policy;
 pub mod probe;
 pub mod remedy;
+pub mod repositories;
 pub mod resolve;
 pub mod run;
 pub mod serve;
 pub mod status;
 pub mod tag;
+pub mod workspaces;
 
 use clap::{Parser, Subcommand};
 

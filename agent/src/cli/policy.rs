@@ -9,7 +9,7 @@ use std::{
 
 use clap::{Args, Subcommand};
 
-use super::{apply, exit, from, live, resolve};
+use super::{apply, exit, from, live, resolve, workspaces::Workspaces};
 use crate::{
     policy::{
         breadth,
@@ -65,9 +65,9 @@ pub enum PolicyVerb {
 pub struct Input {
     /// The policy file.
     file: PathBuf,
-    /// Value of ${workspace}.
-    #[arg(long)]
-    workspace: Option<PathBuf>,
+    /// Values of ${workspace}.
+    #[command(flatten)]
+    workspaces: Workspaces,
 }
 
 /// Runs a verb.
@@ -94,21 +94,22 @@ pub fn run(verb: &PolicyVerb) -> u8 {
 }
 
 fn checked(input: &Input) -> Result<CheckedPolicy, String> {
-    checked_file(&input.file, input.workspace.as_ref())
+    checked_file(&input.file, &input.workspaces)
 }
 
 /// A policy file and all that it extends, checked.
 ///
 /// # Errors
 /// What is wrong with it, for people.
-pub fn checked_file(file: &Path, workspace: Option<&PathBuf>) -> Result<CheckedPolicy, String> {
+pub fn checked_file(file: &Path, workspaces: &Workspaces) -> Result<CheckedPolicy, String> {
     let documents = extend::load(file, &parse::read).map_err(|error| error.to_string())?;
-    let real = |path: &PathBuf| {
-        fs::canonicalize(path).map_err(|error| format!("--workspace {}: {error}", path.display()))
-    };
-    let workspace = workspace.map(real).transpose()?;
+    let workspaces = workspaces.find()?;
     let mut overlay = Overlay {
-        workspace,
+        workspaces: workspaces.writable,
+        read_only: workspaces.read_only,
+        repositories: workspaces.repositories,
+        // Each run has another.
+        tmp: Some(std::env::temp_dir().join("stockade-run")),
         home: std::env::var_os("HOME").map(PathBuf::from),
         user: std::env::var("USER").ok(),
         ..Overlay::default()
@@ -159,7 +160,11 @@ pub fn follow_links(policy: &mut CheckedPolicy, mounts: &MountTable) -> Result<(
     Ok(())
 }
 
-fn read_link(path: &[u8]) -> io::Result<Option<Vec<u8>>> {
+/// What the link at a path holds; `None` if no link is there.
+///
+/// # Errors
+/// If that cannot be read.
+pub fn read_link(path: &[u8]) -> io::Result<Option<Vec<u8>>> {
     match fs::read_link(OsStr::from_bytes(path)) {
         Ok(target) => Ok(Some(target.into_os_string().into_vec())),
         // No link; nothing there; a component before it is no directory; longer than any name can be.

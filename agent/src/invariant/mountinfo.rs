@@ -25,8 +25,13 @@ pub fn check(data: &[u8]) {
     if table.mounts.len() > MAX_COMPILED || data.len() > 2000 {
         return;
     }
-    let rule =
-        |pattern: &str, deny, rule| PathRule { pattern: pattern.into(), access: ACCESS_READ, deny, rule };
+    let rule = |pattern: &str, deny, rule| PathRule {
+        pattern: pattern.into(),
+        access: ACCESS_READ,
+        deny,
+        protects: false,
+        rule,
+    };
     let paths = vec![rule("/**", false, 0), rule("/**", true, 1)];
     let policy = CheckedPolicy { paths, ..CheckedPolicy::default() };
     let Ok((image, _)) = compile::compile(&policy, &table) else { return };

@@ -11,7 +11,7 @@ pub fn check(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let source = Source { name: "policy.toml".into(), text: text.into() };
     let overlay = Overlay {
-        workspace: Some("/home/u/ws".into()),
+        workspaces: vec!["/home/u/ws".into()],
         home: Some("/home/u".into()),
         user: Some("u".into()),
         ..Overlay::default()

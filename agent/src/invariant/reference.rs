@@ -44,8 +44,13 @@ fn expected(policy: &CheckedPolicy, mounts: &MountTable, dev: u32, inside: &[&[u
     let (mut allow, mut deny) = (0, 0);
     for mount in mounts.mounts.iter().filter(|mount| mount.dev == dev) {
         let Some(seen) = visible(mount, inside) else { continue };
+        let folded: Vec<Vec<u8>> = seen.iter().map(|name| fold(name)).collect();
         for rule in &policy.paths {
-            let pattern = globs::parts(&rule.pattern);
+            let (pattern, seen) = if rule.protects {
+                (globs::parts(&rule.pattern.to_ascii_lowercase()), folded.iter().map(Vec::as_slice).collect())
+            } else {
+                (globs::parts(&rule.pattern), seen.clone())
+            };
             let mut access = if Spelt::new(&pattern).matches(&seen) { rule.access } else { 0 };
             if let Some((Part::Any, parent)) = pattern.split_last()
                 && Spelt::new(parent).matches(&seen)
@@ -60,6 +65,20 @@ fn expected(policy: &CheckedPolicy, mounts: &MountTable, dev: u32, inside: &[&[u
         }
     }
     (allow & NAMED, deny & NAMED)
+}
+
+/// A name as a filesystem that ignores case compares it, as far as ASCII letters go.
+fn fold(mut name: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    while let Some((first, rest)) = name.split_first() {
+        let special = [("\u{212a}", b'k'), ("\u{17f}", b's')];
+        let known =
+            special.iter().find_map(|(sign, letter)| Some((*letter, name.strip_prefix(sign.as_bytes())?)));
+        let (byte, after) = known.unwrap_or((first.to_ascii_lowercase(), rest));
+        out.push(byte);
+        name = after;
+    }
+    out
 }
 
 fn visible<'a>(mount: &'a Mount, inside: &[&'a [u8]]) -> Option<Vec<&'a [u8]>> {

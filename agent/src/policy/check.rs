@@ -1,17 +1,17 @@
 //! [`Policy`] and command-line rules to [`CheckedPolicy`].
 
 mod net;
+mod overlay;
+mod protect;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::Path, sync::Arc};
 
 use stockade_common::file::{ACCESS_CONNECT, ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE};
 use toml::Spanned;
 
+pub use self::overlay::Overlay;
 use super::{
-    checked::{AbstractRule, Author, CheckedPolicy, Mode, NetRule, PathRule, Place},
+    checked::{AbstractRule, Author, CheckedPolicy, NetRule, PathRule, Place},
     diagnostic::{Diagnostic, Diagnostics},
     extend::names_file,
     from,
@@ -31,47 +31,6 @@ const PROFILES: [&str; 1] = ["base"];
 const ALL: u32 = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC;
 /// What a denied file is denied.
 const EVERYTHING: u32 = ALL | ACCESS_CONNECT;
-
-/// What comes from the command line.
-#[derive(Debug, Clone, Default)]
-pub struct Overlay {
-    /// `${workspace}`: may be read, changed and executed below.
-    pub workspace: Option<PathBuf>,
-    /// `--allow-net`.
-    pub allow_net: Vec<String>,
-    /// `--deny-net`.
-    pub deny_net: Vec<String>,
-    /// `--allow-listen`.
-    pub allow_listen: Vec<String>,
-    /// `--allow-read`.
-    pub allow_read: Vec<String>,
-    /// `--allow-write`.
-    pub allow_write: Vec<String>,
-    /// `--allow-exec`.
-    pub allow_exec: Vec<String>,
-    /// `--deny-read`.
-    pub deny_read: Vec<String>,
-    /// `--deny-write`.
-    pub deny_write: Vec<String>,
-    /// `--deny-exec`.
-    pub deny_exec: Vec<String>,
-    /// `--deny-file`.
-    pub deny_file: Vec<String>,
-    /// The command's own file, and the interpreters it names.
-    pub command: Vec<PathBuf>,
-    /// What `from:` rules come to, read before.
-    pub found: from::Answers,
-    /// `--egress-interface`.
-    pub egress_interface: Option<String>,
-    /// `--mode`.
-    pub mode: Option<Mode>,
-    /// `${home}`.
-    pub home: Option<PathBuf>,
-    /// `${user}`.
-    pub user: Option<String>,
-    /// The policy is one of the host's: there is no user, and no flag could give a variable its value.
-    pub for_host: bool,
-}
 
 struct Checker<'a> {
     overlay: &'a Overlay,
@@ -111,6 +70,8 @@ pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy,
         }
     }
     checker.command_line();
+    checker.policy.tmp.clone_from(&overlay.tmp);
+    checker.protect(documents);
     let egress = overlay.egress_interface.as_deref();
     let network::Settings { egress, dns, asks_for_gate, private } =
         network::settings(documents, egress, &mut checker.problems);
@@ -176,6 +137,7 @@ impl Checker<'_> {
             ("files.write", &files.write, ACCESS_READ | ACCESS_WRITE, false),
             ("files.exec", &files.exec, ACCESS_READ | ACCESS_EXEC, false),
             ("files.deny", &files.deny, EVERYTHING, true),
+            ("files.read_only", &files.read_only, ACCESS_WRITE, true),
         ] {
             for rule in rules {
                 let id = self.spanned(author, source, rule, list);
@@ -219,11 +181,18 @@ impl Checker<'_> {
                 self.path(text, access, deny, id);
             }
         }
-        if let Some(workspace) = &overlay.workspace {
-            self.literal("--workspace", workspace, "/**", ALL);
+        for workspace in &overlay.workspaces {
+            self.literal("--workspace", workspace, "/**", ALL, false);
+        }
+        for workspace in &overlay.read_only {
+            self.literal("--workspace-ro", workspace, "/**", ACCESS_READ | ACCESS_EXEC, false);
+            self.literal("--workspace-ro", workspace, "/**", ACCESS_WRITE, true);
+        }
+        if let Some(tmp) = &overlay.tmp {
+            self.literal("private tmp", tmp, "/**", ACCESS_READ | ACCESS_WRITE, false);
         }
         for file in &overlay.command {
-            self.literal("COMMAND", file, "", ACCESS_READ | ACCESS_EXEC);
+            self.literal("COMMAND", file, "", ACCESS_READ | ACCESS_EXEC, false);
         }
     }
 
@@ -234,12 +203,12 @@ impl Checker<'_> {
     }
 
     /// A path that is a name and no glob.
-    fn literal(&mut self, flag: &str, path: &Path, tail: &str, access: u32) {
+    fn literal(&mut self, flag: &str, path: &Path, tail: &str, access: u32, deny: bool) {
         let rule = self.flag(Author::Stockade, flag, &path.display().to_string(), "files");
         match path.to_str().filter(|text| text.starts_with('/') && !text.contains(['*', '?', '{', '}'])) {
             Some(text) => {
                 let pattern = format!("{}{tail}", text.trim_end_matches('/'));
-                self.policy.paths.push(PathRule { pattern, access, deny: false, rule });
+                self.policy.paths.push(PathRule { pattern, access, deny, protects: false, rule });
             }
             None => {
                 let message = format!("{} cannot be written as a rule", path.display());
@@ -299,28 +268,45 @@ impl Checker<'_> {
     }
 
     fn path(&mut self, text: &str, access: u32, deny: bool, id: u32) {
-        match rule::path(text, |name| self.value(name)) {
+        match self.globs(text) {
             Ok(patterns) => self.policy.paths.extend(patterns.into_iter().map(|pattern| PathRule {
                 pattern,
                 access,
                 deny,
+                protects: false,
                 rule: id,
             })),
             Err(refusal) => self.problem(id, refusal),
         }
     }
 
+    /// The globs that a text stands for: with `${workspace}` those of each workspace.
+    fn globs(&self, text: &str) -> Result<Vec<String>, Refusal> {
+        let Overlay { workspaces, read_only, .. } = self.overlay;
+        let mut all: Vec<Option<&Path>> =
+            workspaces.iter().chain(read_only).map(|path| Some(path.as_path())).collect();
+        if all.is_empty() || !text.contains("${workspace}") {
+            all = vec![all.first().copied().flatten()];
+        }
+        let globs = |workspace| rule::path(text, |name| self.value(name, workspace));
+        Ok(all.into_iter().map(globs).collect::<Result<Vec<_>, _>>()?.concat())
+    }
+
     /// What a variable stands for.
-    fn value(&self, name: &str) -> Result<String, Refusal> {
+    fn value(&self, name: &str, workspace: Option<&Path>) -> Result<String, Refusal> {
         let refuse = |message: String, help: &str| Err(Refusal { message, help: Some(help.to_owned()) });
         let (value, missing) = match name {
-            "workspace" => (self.overlay.workspace.as_deref().map(Path::to_str), "give --workspace DIR"),
+            "workspace" => (workspace.map(Path::to_str), "give --workspace DIR"),
             "home" => (self.overlay.home.as_deref().map(Path::to_str), "set HOME, or write the path"),
+            "tmp" => (
+                self.overlay.tmp.as_deref().map(Path::to_str),
+                "leave --no-private-tmp out, and see that there is a /tmp",
+            ),
             "user" => (self.overlay.user.as_deref().map(Some), "set USER, or write the name"),
             _ => {
                 return refuse(
                     format!("no variable {name:?}"),
-                    "there are ${workspace}, ${home} and ${user}",
+                    "there are ${workspace}, ${home}, ${tmp} and ${user}",
                 );
             }
         };
@@ -349,7 +335,7 @@ mod tests {
 
     fn checked(text: &str) -> Result<CheckedPolicy, String> {
         let source = Source { name: "p.toml".into(), text: text.into() };
-        let overlay = Overlay { workspace: Some("/ws".into()), ..Overlay::default() };
+        let overlay = Overlay { workspaces: vec!["/ws".into()], ..Overlay::default() };
         Document::new(source)
             .and_then(|document| check(&[document], &overlay))
             .map_err(|diagnostics| diagnostics.to_string())

@@ -1,11 +1,13 @@
 //! A policy that has been checked: every rule is well-formed, every variable is put in. Only `check` makes one.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, path::PathBuf, sync::Arc};
 
 use ipnet::IpNet;
 use stockade_common::tag::{SCOPE_DNS, SCOPE_EGRESS, SCOPE_LOOPBACK_OWN};
 
-use super::{diagnostic::Diagnostic, image::RuleInfo, parse::Source, rule::Refusal, scope::Scope};
+use super::{
+    diagnostic::Diagnostic, image::RuleInfo, parse::Source, protect::Protection, rule::Refusal, scope::Scope,
+};
 
 /// Whether denials are enforced.
 #[derive(
@@ -30,6 +32,9 @@ pub struct PathRule {
     pub access: u32,
     /// Denies instead of allowing.
     pub deny: bool,
+    /// A denial that holds in whatever case names are written, and lets directories be renamed to other directories although
+    /// it has `**` inside: see [`protect`](super::protect).
+    pub protects: bool,
     /// Index into [`CheckedPolicy::rules`].
     pub rule: u32,
 }
@@ -145,6 +150,10 @@ pub struct CheckedPolicy {
     pub mode: Mode,
     /// Rules on paths.
     pub paths: Vec<PathRule>,
+    /// `${tmp}`, which is another for every run.
+    pub tmp: Option<PathBuf>,
+    /// What some of them protect.
+    pub protection: Protection,
     /// Rules on destinations.
     pub destinations: Vec<NetRule>,
     /// Rules on names.

@@ -14,6 +14,7 @@ use super::{
     diagnostic::Diagnostics,
     from, names,
     parse::{Document, Source},
+    protect::Protection,
     unix,
 };
 
@@ -31,6 +32,8 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
         name,
         mode,
         paths,
+        tmp: _,
+        protection,
         destinations,
         rules: _,
         places,
@@ -46,7 +49,7 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
     } = policy;
     // Rules of the profile are put in wherever it is checked.
     let written = |rule: u32| places.get(rule as usize).is_none_or(|place| place.author != Author::Profile);
-    let mut lists: [(&str, &str, Vec<Value>); 7] = [
+    let mut lists: [(&str, &str, Vec<Value>); 8] = [
         ("files", "read", Vec::new()),
         ("files", "write", Vec::new()),
         ("files", "exec", Vec::new()),
@@ -54,8 +57,9 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
         ("network", "allow", Vec::new()),
         ("network", "deny", Vec::new()),
         ("network", "listen", Vec::new()),
+        ("files", "read_only", Vec::new()),
     ];
-    for rule in paths.iter().filter(|rule| written(rule.rule)) {
+    for rule in paths.iter().filter(|rule| written(rule.rule) && !rule.protects) {
         for (access, deny) in parts(rule) {
             let pattern = &rule.pattern;
             let (list, text) = match (access, deny) {
@@ -63,6 +67,7 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
                 (WRITE, false) => (1, pattern.clone()),
                 (EXEC, false) => (2, pattern.clone()),
                 (EVERYTHING, true) => (3, pattern.clone()),
+                (ACCESS_WRITE, true) => (7, pattern.clone()),
                 (ACCESS_CONNECT, false) => (4, format!("{}{pattern}", unix::PREFIX)),
                 (ACCESS_CONNECT, true) => (5, format!("{}{pattern}", unix::PREFIX)),
                 _ => return Err(unsaid(policy, rule.rule)),
@@ -101,6 +106,14 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
         if let Value::Table(section) = section {
             section.insert(list.into(), values.into());
         }
+    }
+    if let Some(Value::Table(files)) = table.get_mut("files") {
+        let Protection { groups, directories } = protection;
+        let groups: Vec<Value> = groups.iter().map(|group| group.name().into()).collect();
+        let directories: Vec<Value> =
+            directories.iter().map(|name| if name.is_empty() { "/" } else { name }.into()).collect();
+        files.insert("protect".into(), groups.into());
+        files.insert("protect_in".into(), directories.into());
     }
     if let Some(Value::Table(network)) = table.get_mut("network") {
         if let Some(interface) = egress {
@@ -203,7 +216,7 @@ fn gate(dns: &DnsSettings, private: &[(String, bool)]) -> Table {
 
 type Meaning<'a> = (
     Mode,
-    BTreeSet<(&'a str, u32, bool)>,
+    BTreeSet<(&'a str, u32, bool, bool)>,
     BTreeSet<(String, bool)>,
     BTreeSet<String>,
     BTreeSet<(&'a [u8], bool)>,
@@ -212,10 +225,9 @@ type Meaning<'a> = (
 
 /// All that a verdict depends on.
 fn meaning(policy: &CheckedPolicy) -> Meaning<'_> {
-    let paths = policy
-        .paths
-        .iter()
-        .flat_map(|rule| parts(rule).into_iter().map(|(access, deny)| (rule.pattern.as_str(), access, deny)));
+    let paths = policy.paths.iter().flat_map(|rule| {
+        parts(rule).into_iter().map(|(access, deny)| (rule.pattern.as_str(), access, deny, rule.protects))
+    });
     let address = |rule: &NetRule| {
         let NetRule { prefix, ports, tcp, udp, deny: _, rule: _ } = rule;
         format!("{prefix} {ports:?} {tcp} {udp}")
@@ -256,7 +268,10 @@ mod tests {
     #[test]
     fn what_comes_of_the_text_is_the_same() {
         let overlay = Overlay {
-            workspace: Some("/home/x y/\"w\"".into()),
+            workspaces: vec!["/home/x y/\"w\"".into()],
+            read_only: vec!["/srv/data".into()],
+            repositories: vec!["/home/x y/\"w\"/lib".into()],
+            lift: vec![crate::policy::protect::Group::Ci],
             allow_net: words(&[
                 "192.0.2.0/24:80,443-445/tcp",
                 "2001:db8::/32",
@@ -318,7 +333,13 @@ mod tests {
         let overlay = Overlay { command: vec!["/opt/$x".into()], ..Overlay::default() };
         assert!(again(&overlay).is_ok(), "no variable without braces");
         let policy = CheckedPolicy {
-            paths: vec![PathRule { pattern: "/a/${home}".into(), access: ACCESS_READ, deny: false, rule: 0 }],
+            paths: vec![PathRule {
+                pattern: "/a/${home}".into(),
+                access: ACCESS_READ,
+                deny: false,
+                protects: false,
+                rule: 0,
+            }],
             ..CheckedPolicy::default()
         };
         assert!(document(&policy).is_err());

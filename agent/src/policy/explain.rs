@@ -1,5 +1,6 @@
-//! What would happen to a connection, by which rule, and what would change it. Pure.
+//! What would happen to a connection or a file, by which rule, and what would change it. Pure.
 
+mod file;
 mod local;
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,6 +12,7 @@ use stockade_common::{
     net::{TCP, UDP},
 };
 
+pub use self::file::{Access, Kind, Located};
 use super::{
     checked::{CheckedPolicy, Mode, NameRule},
     image::{MapImage, RuleInfo},

@@ -148,16 +148,29 @@ pub fn literal(names: &[&[u8]]) -> String {
     out
 }
 
+/// What `**` at the end becomes.
+pub const BELOW: &str = "/.+";
+
 /// The pattern as a regular expression over a path's bytes, for the whole path.
 #[must_use]
 pub fn regex(parts: &[Part]) -> String {
+    expression(parts, |letter| letter.to_string())
+}
+
+/// The same, in which ASCII letters stand for all that filesystems without case hold for the same.
+#[must_use]
+pub fn regex_in_any_case(parts: &[Part]) -> String {
+    expression(parts, cases)
+}
+
+fn expression(parts: &[Part], letter: impl Fn(char) -> String) -> String {
     if parts.is_empty() {
         return "/".to_owned();
     }
     let mut out = String::new();
     for (index, part) in parts.iter().enumerate() {
         match part {
-            Part::Any if index + 1 == parts.len() => out.push_str("/.+"),
+            Part::Any if index + 1 == parts.len() => out.push_str(BELOW),
             Part::Any => out.push_str("(?:/[^/]+)*"),
             // No name is empty: else `/mnt/*` would cover the root of what is mounted at /mnt, which is called `/`.
             Part::Name(glob) if glob == "*" => out.push_str("/[^/]+"),
@@ -167,7 +180,8 @@ pub fn regex(parts: &[Part]) -> String {
                     match c {
                         '*' => out.push_str("[^/]*"),
                         '?' => out.push_str("[^/]"),
-                        c if c.is_ascii_alphanumeric() => out.push(c),
+                        c if c.is_ascii_alphabetic() => out.push_str(&letter(c)),
+                        c if c.is_ascii_digit() => out.push(c),
                         c => {
                             let mut bytes = [0; 4];
                             for byte in c.encode_utf8(&mut bytes).bytes() {
@@ -180,6 +194,16 @@ pub fn regex(parts: &[Part]) -> String {
         }
     }
     out
+}
+
+/// A letter in every case. By Unicode's folding, which filesystems follow, the sign for kelvin is a k, and the long s an s.
+fn cases(letter: char) -> String {
+    let (low, high) = (letter.to_ascii_lowercase(), letter.to_ascii_uppercase());
+    match low {
+        'k' => "(?:[kK]|\\xe2\\x84\\xaa)".to_owned(),
+        's' => "(?:[sS]|\\xc5\\xbf)".to_owned(),
+        _ => format!("[{low}{high}]"),
+    }
 }
 
 #[cfg(test)]

@@ -65,7 +65,13 @@ const LOADERS: [&str; 6] = [
 /// If it does not fit.
 pub fn compile(rules: &[CgroupRule], mounts: &MountTable) -> Result<MapImage, AutomatonError> {
     let programs = |globs: &[&str], access| {
-        let rule = |glob: &&str| PathRule { pattern: (*glob).to_owned(), access, deny: false, rule: 0 };
+        let rule = |glob: &&str| PathRule {
+            pattern: (*glob).to_owned(),
+            access,
+            deny: false,
+            protects: false,
+            rule: 0,
+        };
         globs.iter().map(rule).collect::<Vec<_>>()
     };
     let mut paths = programs(&STARTERS, ACCESS_EXEC);

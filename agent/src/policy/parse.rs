@@ -14,6 +14,7 @@ use super::{
     checked::Mode,
     diagnostic::Diagnostics,
     network::{Dns, Egress},
+    protect::Group,
     rule::Refusal,
     scope::ScopeTable,
     suggest::closest,
@@ -114,6 +115,18 @@ pub struct Files {
     /// May be neither, whatever the others say.
     #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub deny: Vec<Spanned<String>>,
+    /// May not be changed, whatever the others say.
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
+    pub read_only: Vec<Spanned<String>>,
+    /// What stays read-only in workspaces, and in the directories of `protect_in`; without it all groups.
+    #[schemars(with = "Option<Vec<Group>>")]
+    pub protect: Option<Vec<Spanned<Group>>>,
+    /// What of it does not.
+    #[schemars(with = "Vec<Group>")]
+    pub lift: Vec<Spanned<Group>>,
+    /// Directories, beside the workspaces, that have protected places: globs.
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
+    pub protect_in: Vec<Spanned<String>>,
 }
 
 /// Reads a policy file; with the path that is the same however it is named.

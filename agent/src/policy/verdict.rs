@@ -157,7 +157,7 @@ mod tests {
     }
 
     fn path(pattern: &str, access: u32, deny: bool, rule: u32) -> PathRule {
-        PathRule { pattern: pattern.into(), access, deny, rule }
+        PathRule { pattern: pattern.into(), access, deny, protects: false, rule }
     }
 
     fn to(prefix: &str, deny: bool, rule: u32) -> NetRule {

@@ -12,7 +12,10 @@ use std::{
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use super::user::{self, User};
+use super::{
+    private_tmp::PrivateTmp,
+    user::{self, User},
+};
 
 /// Capabilities that stay with a command that runs as root: those that reach no further than its own files and users.
 /// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, AUDIT_WRITE.
@@ -31,6 +34,8 @@ pub struct Launch<'a> {
     pub user: Option<&'a User>,
     /// Leave a root command all capabilities.
     pub keep_capabilities: bool,
+    /// Where it is to put temporary files, if that is a directory of its own.
+    pub tmp: Option<&'a Path>,
     /// How it gets into the tagged cgroup.
     pub join: Join,
 }
@@ -160,6 +165,7 @@ impl Launch<'_> {
                 command.env_remove(name);
             }
         }
+        command.envs(self.tmp.into_iter().flat_map(PrivateTmp::environment));
         let counter = passed.as_raw_fd();
         let groups: Vec<libc::gid_t> = self.user.map(|user| user.groups.clone()).unwrap_or_default();
         let ids = self.user.map(|user| (user.uid, user.gid));
@@ -268,7 +274,7 @@ mod tests {
         join: Join,
         user: Option<&User>,
     ) -> Result<Child, LaunchError> {
-        Launch { program: Path::new(program), words, user, keep_capabilities: true, join }.start()
+        Launch { program: Path::new(program), words, user, keep_capabilities: true, tmp: None, join }.start()
     }
 
     #[test]

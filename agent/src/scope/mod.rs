@@ -9,6 +9,7 @@ pub mod host;
 pub mod interface;
 pub mod launch;
 pub mod matcher;
+pub mod private_tmp;
 pub mod running;
 pub mod signals;
 pub mod target;

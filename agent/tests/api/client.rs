@@ -20,8 +20,15 @@ use super::setup::{As, Daemon};
 fn start(client: &Client, policy: &str, program: &str, script: String) -> Result<Run, RunError> {
     let launch = move |join: Join| -> Result<Child, LaunchError> {
         let words = ["sh".into(), "-c".into(), script.into()];
-        Launch { program: Path::new(program), words: &words, user: None, keep_capabilities: true, join }
-            .start()
+        Launch {
+            program: Path::new(program),
+            words: &words,
+            user: None,
+            keep_capabilities: true,
+            tmp: None,
+            join,
+        }
+        .start()
     };
     Run::start(
         client,

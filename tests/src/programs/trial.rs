@@ -32,6 +32,7 @@ const WORK: &str = "/srv/work";
 const POLICY_TEXT: &str = r#"version = 1
 name = "programs"
 [files]
+lift = ["git-hooks", "git-config"]
 read = ["/**"]
 exec = ["/**"]
 write = ["${home}/**", "/tmp/**"]

@@ -2,7 +2,10 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use crate::cli::daemon::Socket;
+use crate::{
+    cli::{daemon::Socket, workspaces::Workspaces},
+    policy::protect::Group,
+};
 
 /// `stockade run`.
 #[derive(Debug, clap::Args)]
@@ -10,9 +13,12 @@ pub struct Args {
     /// Policy file.
     #[arg(long)]
     pub policy: Option<PathBuf>,
-    /// Directory that may be read, changed and executed below.
-    #[arg(long)]
-    pub workspace: Option<PathBuf>,
+    /// Where it works.
+    #[command(flatten)]
+    pub workspaces: Workspaces,
+    /// Protected places of workspaces that may be changed all the same.
+    #[arg(long, value_name = "GROUP")]
+    pub lift: Vec<Group>,
     /// Destination that may be reached: an address, prefix, name or *.name, [:ports][/proto]; unix:/path or unix:@abstract-name; loopback:own; from:TOOL for the hosts that pip, cargo, npm, git-remotes or apt is set up to use.
     #[arg(long, value_name = "RULE")]
     pub allow_net: Vec<String>,
@@ -46,6 +52,9 @@ pub struct Args {
     /// Files that may not be touched at all.
     #[arg(long, value_name = "GLOB")]
     pub deny_file: Vec<String>,
+    /// No directory of its own for temporary files, which is made for each run and removed at its end.
+    #[arg(long)]
+    pub no_private_tmp: bool,
     /// Enforce, or only report what would be denied.
     #[arg(long, value_parser = ["enforce", "audit"])]
     pub mode: Option<String>,

@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsString,
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -24,6 +24,7 @@ use crate::{
     },
     scope::{
         command::{self, Unusable},
+        private_tmp,
         user::{self, User},
     },
 };
@@ -39,6 +40,8 @@ pub struct Config {
     pub user: Option<User>,
     /// A command that runs as root keeps its capabilities.
     pub keep_capabilities: bool,
+    /// Where its temporary files are to be, in a directory that is still to be made.
+    pub tmp: Option<PathBuf>,
     /// The policy, as it was put together.
     pub checked: CheckedPolicy,
     /// The policy, for events.
@@ -95,6 +98,7 @@ impl Config {
             words: args.command.clone(),
             user,
             keep_capabilities: args.keep_capabilities,
+            tmp: checked.tmp.clone(),
             checked,
             policy: PolicyId { name: policy.name.clone(), digest, mode: mode_name(policy.mode) },
             enforce: policy.mode == Mode::Enforce,
@@ -116,16 +120,18 @@ fn policy(
 ) -> Result<CheckedPolicy, Refused> {
     let documents = args.policy.as_ref().map(|path| extend::load(path, &parse::read));
     let documents = documents.transpose().map_err(usage)?.unwrap_or_default();
-    let workspace = args.workspace.as_ref().map(|path| {
-        fs::canonicalize(path)
-            .and_then(|real| if real.is_dir() { Ok(real) } else { Err(io::ErrorKind::NotADirectory.into()) })
-            .map_err(|error| usage(format!("--workspace {}: {error}", path.display())))
-    });
+    let workspaces = args.workspaces.find().map_err(usage)?;
+    let tmp = if args.no_private_tmp { Ok(None) } else { private_tmp::name() };
+    let tmp = tmp.map_err(|error| usage(format!("the directory for temporary files: {error}")))?;
     let mut deny_file = args.deny_file.clone();
     // Whoever is watched must not write what is told of them.
     deny_file.extend(events.and_then(Destination::rule));
     let mut overlay = Overlay {
-        workspace: workspace.transpose()?,
+        workspaces: workspaces.writable,
+        read_only: workspaces.read_only,
+        repositories: workspaces.repositories,
+        lift: args.lift.clone(),
+        tmp,
         allow_net: args.allow_net.clone(),
         deny_net: args.deny_net.clone(),
         egress_interface: args.egress_interface.clone(),

@@ -27,7 +27,10 @@ use crate::{
         },
         command::{Lost, RunEnded},
     },
-    policy::document::{document, sources},
+    policy::{
+        document::{document, sources},
+        protect::{self, Group},
+    },
     scope::{signals, terminal::Terminal},
 };
 
@@ -189,7 +192,9 @@ impl Tale {
         let Some(verdict @ ("denied" | "would_deny")) = word("verdict") else { return };
         self.only_reported |= verdict == "would_deny";
         let reason = reason(&event).unwrap_or_else(|| "unknown".to_owned());
-        let text = format!("{kind} {} ({reason})", subject(kind, &event).unwrap_or_default());
+        let lift = protected(&event)
+            .map_or_else(String::new, |group| format!("; allow with --lift {}", group.name()));
+        let text = format!("{kind} {} ({reason}){lift}", subject(kind, &event).unwrap_or_default());
         if self.refusals.len() < MAX_KINDS || self.refusals.contains_key(&text) {
             *self.refusals.entry(text).or_default() += 1;
         } else {
@@ -239,6 +244,12 @@ impl Tale {
     }
 }
 
+/// The protected places that were to be changed.
+fn protected(event: &Value) -> Option<Group> {
+    let word = |key| event.pointer(key).and_then(Value::as_str);
+    protect::group_of(word("/rule/list")?, word("/rule/text")?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,6 +269,13 @@ mod tests {
         asked
             .take(r#"{"kind":"dns","verdict":"denied","outcome":"refused","name":"a.test","why":"no_rule"}"#);
         assert_eq!(asked.summary(), "stockade: 1 refused\n     1 x dns a.test (no rule)\n");
+        let mut place = Tale::default();
+        let rule = r#"{"text":"ci","source":"a protected place","list":"files.protect"}"#;
+        place.take(&format!(
+            r#"{{"kind":"change","verdict":"denied","reason":"rule_deny","file":{{"path":"/w/.github","access":["write"]}},"rule":{rule}}}"#
+        ));
+        let line = "change /w/.github (write) (rule deny); allow with --lift ci";
+        assert!(place.summary().contains(line), "{}", place.summary());
         tale.take(r#"{"kind":"gap","lost":{"denied":1,"unwritten":2}}"#);
         assert_eq!(tale.missing, 3);
     }

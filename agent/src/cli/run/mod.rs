@@ -13,6 +13,8 @@ mod prepare;
 mod report;
 mod supervise;
 
+use std::path::PathBuf;
+
 use nix::unistd::Pid;
 
 pub use self::args::Args;
@@ -29,6 +31,7 @@ use crate::{
     },
     scope::{
         launch::{Join, Launch, LaunchError},
+        private_tmp::PrivateTmp,
         signals,
         terminal::Terminal,
         user,
@@ -63,6 +66,8 @@ pub fn run(args: &Args) -> u8 {
 
 fn attempt(args: &Args) -> Result<u8, Refused> {
     let config = Config::resolve(args)?;
+    // Removed at the end of this function, when nothing that it was made for is left.
+    let _tmp = make_tmp(&config)?;
     if let Some(managed) = managed::choose(args, &config)? {
         return managed.run(&config);
     }
@@ -129,6 +134,16 @@ fn attempt(args: &Args) -> Result<u8, Refused> {
     Ok(exit::passed_on(status))
 }
 
+fn make_tmp(config: &Config) -> Result<Option<PrivateTmp>, Refused> {
+    let make = |path: &PathBuf| {
+        PrivateTmp::create(path, config.user.as_ref()).map_err(|error| {
+            let message = format!("making {}: {error}; --no-private-tmp does without", path.display());
+            Refused::own(message)
+        })
+    };
+    config.tmp.as_ref().map(make).transpose()
+}
+
 fn origin() -> Result<Origin, Refused> {
     let caller = user::caller().map_err(|error| Refused::new(exit::USAGE, error))?;
     Ok(Origin::read(caller.map_or_else(|| nix::unistd::getuid().as_raw(), |caller| caller.uid)))
@@ -160,6 +175,7 @@ fn command(config: &Config, join: Join) -> Launch<'_> {
         words: &config.words,
         user: config.user.as_ref(),
         keep_capabilities: config.keep_capabilities,
+        tmp: config.tmp.as_deref(),
         join,
     }
 }

@@ -30,7 +30,7 @@ fn compiled(paths: &[(&str, u32, bool)], nets: &[(&str, bool)]) -> (Arc<MapImage
             source: format!("ci.toml:{rule}"),
             list: list.into(),
         });
-        policy.paths.push(PathRule { pattern, access: *access, deny: *deny, rule });
+        policy.paths.push(PathRule { pattern, access: *access, deny: *deny, protects: false, rule });
     }
     for (prefix, deny) in nets {
         let rule = policy.rules.len() as u32;
