@@ -20,6 +20,7 @@ use crate::{
         dump, extend, follow,
         mounts::MountTable,
         parse,
+        profile::PROFILES,
     },
     scope::user,
 };
@@ -48,6 +49,8 @@ pub enum PolicyVerb {
         #[arg(long)]
         mounts: Option<PathBuf>,
     },
+    /// List the built-in profiles.
+    Profiles,
     /// Print the JSON Schema of the policy language.
     Schema,
     /// Have the daemon read its policies again.
@@ -76,6 +79,12 @@ pub fn run(verb: &PolicyVerb) -> u8 {
     let result = match verb {
         PolicyVerb::Check { input, resolve } => check_file(input, *resolve),
         PolicyVerb::Compile { input, dump, mounts } => compiled(input, *dump, mounts.as_ref()),
+        PolicyVerb::Profiles => {
+            for profile in PROFILES {
+                println!("{:10} {}", profile.name, profile.about());
+            }
+            Ok(())
+        }
         PolicyVerb::Schema => serde_json::to_string_pretty(&parse::schema())
             .map_err(|error| error.to_string())
             .map(|text| println!("{text}")),

@@ -18,16 +18,11 @@ use super::{
     image::RuleInfo,
     listen, names, network,
     parse::{Document, Policy, Source},
-    reach,
+    profile, reach,
     rule::{self, Refusal},
-    scope,
-    suggest::closest,
-    unix,
+    scope, unix,
 };
 
-const BASE: &str = include_str!("profiles/base.toml");
-/// Built-in profiles.
-const PROFILES: [&str; 1] = ["base"];
 const ALL: u32 = ACCESS_READ | ACCESS_WRITE | ACCESS_EXEC;
 /// What a denied file is denied.
 const EVERYTHING: u32 = ALL | ACCESS_CONNECT;
@@ -48,9 +43,10 @@ struct Checker<'a> {
 pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy, Diagnostics> {
     let mut checker =
         Checker { overlay, policy: CheckedPolicy::default(), problems: Vec::new(), lines: Vec::new() };
-    let base = Document::new(Source { name: "profile base".into(), text: BASE.into() })?;
-    checker.extended(&base);
-    checker.file(&base, Author::Profile);
+    for profile in profile::wanted(documents, &overlay.profiles)? {
+        checker.extended(&profile);
+        checker.file(&profile, Author::Profile);
+    }
     for (number, document) in documents.iter().enumerate() {
         checker.extends(document);
         if number + 1 < documents.len() {
@@ -88,17 +84,7 @@ pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy,
 impl Checker<'_> {
     fn extends(&mut self, Document { source, policy }: &Document) {
         for name in policy.extends.iter().filter(|name| !names_file(name.get_ref())) {
-            let text = name.get_ref();
-            if !PROFILES.contains(&text.as_str()) {
-                let meant = closest(text, PROFILES)
-                    .map_or_else(String::new, |meant| format!("did you mean {meant:?}? "));
-                let built_in = PROFILES.join(", ");
-                let refusal = Refusal {
-                    message: format!("there is no profile {text:?}"),
-                    help: Some(format!(
-                        "{meant}built in: {built_in}; a policy file is named with a `/` or `.toml`"
-                    )),
-                };
+            if let Err(refusal) = profile::check(name.get_ref()) {
                 self.problems.push(refusal.at(source, Some(name.span())));
             }
         }
@@ -140,6 +126,13 @@ impl Checker<'_> {
             ("files.read_only", &files.read_only, ACCESS_WRITE, true),
         ] {
             for rule in rules {
+                // Of a host's policies nobody is the user: what a profile has in a home is left out.
+                if author == Author::Profile
+                    && self.overlay.home.is_none()
+                    && rule.get_ref().contains("${home}")
+                {
+                    continue;
+                }
                 let id = self.spanned(author, source, rule, list);
                 self.path(rule.get_ref(), access, deny, id);
             }
@@ -155,6 +148,12 @@ impl Checker<'_> {
 
     fn command_line(&mut self) {
         let overlay = self.overlay;
+        for name in &overlay.profiles {
+            if let Err(refusal) = profile::check(name) {
+                let source = Source { name: "--profile".into(), text: name.clone() };
+                self.problems.push(refusal.at(&source, (!name.is_empty()).then_some(0..name.len())));
+            }
+        }
         for (flag, rules, deny) in
             [("--allow-net", &overlay.allow_net, false), ("--deny-net", &overlay.deny_net, true)]
         {

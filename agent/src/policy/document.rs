@@ -14,6 +14,7 @@ use super::{
     diagnostic::Diagnostics,
     from, names,
     parse::{Document, Source},
+    profile::BASE,
     protect::Protection,
     unix,
 };
@@ -47,8 +48,13 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
         asks_for_gate,
         private_names,
     } = policy;
-    // Rules of the profile are put in wherever it is checked.
-    let written = |rule: u32| places.get(rule as usize).is_none_or(|place| place.author != Author::Profile);
+    // Rules of the profile `base` are put in wherever it is checked; others may have a home in them.
+    let base = format!("profile {BASE}");
+    let written = |rule: u32| {
+        places
+            .get(rule as usize)
+            .is_none_or(|place| place.author != Author::Profile || place.source.name != base)
+    };
     let mut lists: [(&str, &str, Vec<Value>); 8] = [
         ("files", "read", Vec::new()),
         ("files", "write", Vec::new()),
@@ -271,6 +277,7 @@ mod tests {
             workspaces: vec!["/home/x y/\"w\"".into()],
             read_only: vec!["/srv/data".into()],
             repositories: vec!["/home/x y/\"w\"/lib".into()],
+            profiles: words(&["rust"]),
             lift: vec![crate::policy::protect::Group::Ci],
             allow_net: words(&[
                 "192.0.2.0/24:80,443-445/tcp",

@@ -16,6 +16,9 @@ pub struct Args {
     /// Where it works.
     #[command(flatten)]
     pub workspaces: Workspaces,
+    /// Built-in profile to build on; `stockade policy profiles` lists them.
+    #[arg(long, value_name = "NAME")]
+    pub profile: Vec<String>,
     /// Protected places of workspaces that may be changed all the same.
     #[arg(long, value_name = "GROUP")]
     pub lift: Vec<Group>,

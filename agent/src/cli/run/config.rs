@@ -131,6 +131,7 @@ fn policy(
         read_only: workspaces.read_only,
         repositories: workspaces.repositories,
         lift: args.lift.clone(),
+        profiles: args.profile.clone(),
         tmp,
         allow_net: args.allow_net.clone(),
         deny_net: args.deny_net.clone(),

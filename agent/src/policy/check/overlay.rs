@@ -15,6 +15,8 @@ pub struct Overlay {
     pub repositories: Vec<PathBuf>,
     /// `--lift`.
     pub lift: Vec<Group>,
+    /// `--profile`.
+    pub profiles: Vec<String>,
     /// `--allow-net`.
     pub allow_net: Vec<String>,
     /// `--deny-net`.
