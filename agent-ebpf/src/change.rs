@@ -1,5 +1,7 @@
 //! Changes that are not opens: all of them are `write`. The dentry names the object; its mount plays no part.
 
+use core::arch::asm;
+
 use aya_ebpf::{Global, programs::LsmContext};
 use stockade_common::{
     event::{hook, kind, reason},
@@ -121,8 +123,18 @@ const TIMES: u32 = 0x30;
 /// `lsm/inode_setattr([idmap,] dentry, attr)`: times; all else that it changes has a hook on paths.
 #[inline(always)]
 pub fn times(ctx: &LsmContext) -> bool {
-    let (dentry, attributes): (*const u8, *const u8) =
-        if SETATTR_IDMAP.load() == 0 { (ctx.arg(0), ctx.arg(1)) } else { (ctx.arg(1), ctx.arg(2)) };
+    if SETATTR_IDMAP.load() == 0 {
+        let (dentry, attributes) = (ctx.arg(0), ctx.arg(1));
+        // verifier: without this the compiler makes one load of both, at a place that it computes, which 6.1 refuses.
+        // SAFETY: no instruction.
+        unsafe { asm!("", options(nostack)) };
+        return change_of_times(dentry, attributes);
+    }
+    change_of_times(ctx.arg(1), ctx.arg(2))
+}
+
+#[inline(never)]
+fn change_of_times(dentry: *const u8, attributes: *const u8) -> bool {
     // SAFETY: a typed kernel pointer.
     let valid: u32 = unsafe { kernel::field(attributes, &IATTR_VALID) };
     if valid & TIMES == 0 || valid & JUDGED != 0 {

@@ -1,6 +1,23 @@
 //! Counting what passed, failed and was skipped, from the lines that test programs print.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::{Mutex, PoisonError},
+};
+
+/// What failed, to be said again at the end: there may be hours and thousands of lines in between.
+static FAILED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn note_failure(line: String) {
+    FAILED.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+}
+
+/// Prints all that failed once more.
+pub fn repeat_failures() {
+    for line in FAILED.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        println!("{line}");
+    }
+}
 
 /// What became of the tests.
 #[derive(Default, Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +48,13 @@ pub fn cargo_line(line: &str) -> Option<Counts> {
             .unwrap_or(0)
     };
     Some(Counts { passed: number("passed"), failed: number("failed"), skipped: number("ignored") })
+}
+
+/// Takes note of a test of cargo's that failed: `test NAME ... FAILED`.
+pub fn note_cargo_line(line: &str) {
+    if line.starts_with("test ") && line.ends_with(" ... FAILED") {
+        note_failure(line.to_owned());
+    }
 }
 
 /// `3 passed, 0 failed, 1 skipped`
@@ -71,7 +95,10 @@ impl Tee {
         let mut counts = whole.unwrap_or_else(|| tallied(&text));
         let unexplained = counts.failed == 0 && (status != 0 || counts.passed == 0);
         if whole.is_none() || unexplained {
-            println!("FAIL {guest}: the scenarios ended with {status} after {} passed", counts.passed);
+            let line =
+                format!("FAIL {guest}: the scenarios ended with {status} after {} passed", counts.passed);
+            println!("{line}");
+            note_failure(line);
             counts.failed += 1;
         }
         counts
@@ -86,7 +113,13 @@ impl Write for Tee {
             let line = String::from_utf8_lossy(&self.kept[seen..seen + length]).into_owned();
             match scenarios_line(&line) {
                 Some(_) => println!("{}in this guest: {line}", self.prefix),
-                None => println!("{}{line}", self.prefix),
+                None => {
+                    let line = format!("{}{line}", self.prefix);
+                    println!("{line}");
+                    if line[self.prefix.len()..].starts_with("FAIL ") {
+                        note_failure(line);
+                    }
+                }
             }
             seen += length + 1;
         }

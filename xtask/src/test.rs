@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     build, command,
-    counts::{Counts, Tee, cargo_line},
+    counts::{Counts, Tee, cargo_line, note_cargo_line, repeat_failures},
     fuzz,
     guest::Guest,
     kernels::{self, Kernel},
@@ -103,6 +103,7 @@ pub fn run(args: &Args) -> Result<u8> {
 
 /// The last line, and the exit status.
 fn finish(total: Counts) -> u8 {
+    repeat_failures();
     println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped);
     u8::from(total.failed > 0 || total.passed == 0)
 }
@@ -118,6 +119,7 @@ fn host(filter: Option<&str>) -> Result<Counts> {
     let mut counts = Counts::default();
     for line in String::from_utf8_lossy(&output.stdout).lines() {
         counts.add(cargo_line(line).unwrap_or_default());
+        note_cargo_line(line);
     }
     if !output.status.success() && counts.failed == 0 {
         println!("FAIL host: cargo test ended with {}", output.status);
