@@ -102,7 +102,7 @@ pub mod reason {
 /// Where a record was made.
 pub mod hook {
     /// Names in index order; an event's `hook` indexes this.
-    pub const NAMES: [&str; 47] = [
+    pub const NAMES: [&str; 52] = [
         "none",
         "lsm/file_open",
         "lsm/path_mknod",
@@ -150,6 +150,11 @@ pub mod hook {
         "lsm/mmap_file",
         "lsm/file_mprotect",
         "lsm/inode_setattr",
+        "lsm/inode_getattr",
+        "lsm/inode_readlink",
+        "lsm/inode_getxattr",
+        "lsm/inode_listxattr",
+        "lsm/path_notify",
     ];
 
     macro_rules! hooks {
@@ -166,7 +171,8 @@ pub mod hook {
         SCHED_EXIT = 29, INODE_SETXATTR = 30, INODE_REMOVEXATTR = 31, INODE_SET_ACL = 32, INODE_REMOVE_ACL = 33,
         FILE_IOCTL = 34, FILE_IOCTL_COMPAT = 35, CGROUP_MKDIR = 36, SOCKET_LISTEN = 37, SOCKET_BIND = 38,
         SOCKET_ACCEPT = 39, BIND4 = 40, BIND6 = 41, EGRESS = 42, SOCKET_SETSOCKOPT = 43,
-        MMAP_FILE = 44, FILE_MPROTECT = 45, INODE_SETATTR = 46,
+        MMAP_FILE = 44, FILE_MPROTECT = 45, INODE_SETATTR = 46, INODE_GETATTR = 47, INODE_READLINK = 48,
+        INODE_GETXATTR = 49, INODE_LISTXATTR = 50, PATH_NOTIFY = 51,
     }
 }
 

@@ -24,7 +24,10 @@ pub const ACCESS_EXEC: u32 = 4;
 pub const ACCESS_MOVE: u32 = 8;
 /// Connect or send to the unix socket that is bound there.
 pub const ACCESS_CONNECT: u32 = 16;
-/// Number of access kinds; bit `n` of a mask has index `n` in [`Accept`]'s arrays.
+/// Look at what it is: `stat`, readlink, extended attributes, watches. No rule is about it: it is denied with reading, and under
+/// [`crate::tag::SCOPE_GUARDED`] allowed with anything else that is.
+pub const ACCESS_LOOK: u32 = 32;
+/// Number of access kinds that rules are about; bit `n` of a mask has index `n` in [`Accept`]'s arrays.
 pub const ACCESS_KINDS: usize = 5;
 
 /// State bit: every byte leads back here, so stepping can stop.

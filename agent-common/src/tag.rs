@@ -159,6 +159,11 @@ pub const SCOPE_LOOPBACK_OWN: u32 = 32;
 /// none now, and nothing leaves).
 pub const SCOPE_EGRESS: u32 = 64;
 
+/// Some rule denies reading, and what it denies cannot be looked at.
+pub const SCOPE_LOOK: u32 = 128;
+/// Nothing can be looked at that no rule allows anything of.
+pub const SCOPE_GUARDED: u32 = 256;
+
 /// Bucket of a cgroup id in `TAG_FILTER`. A zero bucket means "surely untagged": the fast path of every process that
 /// Stockade has nothing to do with. Buckets are only ever set, so a collision costs a hash look-up and nothing else. Other
 /// values than [`FILTER_TAGGED`] are [`filter_lack`]'s.

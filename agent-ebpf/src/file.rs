@@ -4,7 +4,7 @@ use aya_ebpf::programs::LsmContext;
 use stockade_common::{
     counter::Counter,
     event::{hook, kind, reason},
-    file::{ACCESS_CONNECT, ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE, NO_RULE},
+    file::{ACCESS_CONNECT, ACCESS_EXEC, ACCESS_LOOK, ACCESS_READ, ACCESS_WRITE, NO_RULE},
     limits::MAX_PATH,
     tag::SCOPE_AUDIT_ALL,
 };
@@ -206,7 +206,9 @@ unsafe fn check_in(dentry: *const u8, request: &Request, buffer: *mut PathBuffer
     let mut decision = match walk.start {
         walk_error::NO_NAME => {
             count(scope, Counter::NoName);
-            Decision::new(reason::NO_NAME)
+            // Whoever has hold of it has been judged, or has made it.
+            let shown = request.access == ACCESS_LOOK;
+            Decision::new(if shown { reason::RULE_ALLOW } else { reason::NO_NAME })
         }
         walk_error::TOO_LONG => {
             count(scope, Counter::PathTooLong);

@@ -21,6 +21,7 @@ mod inherit;
 mod interface;
 mod kernel;
 mod listen;
+mod look;
 mod mapping;
 mod maps;
 mod net;
@@ -165,6 +166,26 @@ pub fn inode_remove_acl(ctx: LsmContext) -> i32 {
 #[lsm(hook = "inode_setattr")]
 pub fn inode_setattr(ctx: LsmContext) -> i32 {
     verdict(change::times(&ctx))
+}
+#[lsm(hook = "inode_getattr")]
+pub fn inode_getattr(ctx: LsmContext) -> i32 {
+    verdict(look::at_path(&ctx, hook::INODE_GETATTR))
+}
+#[lsm(hook = "path_notify")]
+pub fn path_notify(ctx: LsmContext) -> i32 {
+    verdict(look::at_path(&ctx, hook::PATH_NOTIFY))
+}
+#[lsm(hook = "inode_readlink")]
+pub fn inode_readlink(ctx: LsmContext) -> i32 {
+    verdict(look::at_dentry(&ctx, hook::INODE_READLINK))
+}
+#[lsm(hook = "inode_getxattr")]
+pub fn inode_getxattr(ctx: LsmContext) -> i32 {
+    verdict(look::at_dentry(&ctx, hook::INODE_GETXATTR))
+}
+#[lsm(hook = "inode_listxattr")]
+pub fn inode_listxattr(ctx: LsmContext) -> i32 {
+    verdict(look::at_dentry(&ctx, hook::INODE_LISTXATTR))
 }
 #[lsm(hook = "mmap_file")]
 pub fn mmap_file(ctx: LsmContext) -> i32 {

@@ -4,8 +4,11 @@ use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use stockade_common::{
     counter::Counter,
     event::reason,
-    file::{ACCESS_KINDS, ACCESS_MOVE, Accept, FS_PROC, FS_REMEMBER, FsEntry, NO_RULE},
+    file::{
+        ACCESS_KINDS, ACCESS_LOOK, ACCESS_MOVE, ACCESS_READ, Accept, FS_PROC, FS_REMEMBER, FsEntry, NO_RULE,
+    },
     limits::MAX_PATH,
+    tag::SCOPE_GUARDED,
 };
 
 use crate::{
@@ -32,7 +35,9 @@ pub unsafe fn by_path(
 ) -> Decision {
     let policy = request.held.setting;
     let Some(entry) = filesystem_of(policy.slot(), dev) else {
-        return Decision::new(reason::UNKNOWN_FILESYSTEM);
+        // What nobody can have denied is only guarded.
+        let shown = request.access == ACCESS_LOOK && policy.flags() & SCOPE_GUARDED == 0;
+        return Decision::new(if shown { reason::RULE_ALLOW } else { reason::UNKNOWN_FILESYSTEM });
     };
     let mut start = walk.start;
     let mut states = States { anchored: entry.anchored, floating: entry.floating };
@@ -68,6 +73,13 @@ pub fn judge(held: &Held, end: States, access: u32) -> Decision {
     let (Some(a), Some(f)) = (accept(slot, end.anchored), accept(slot, end.floating)) else {
         return internal(held.scope);
     };
+    if access == ACCESS_LOOK {
+        let shown = held.setting.flags() & SCOPE_GUARDED == 0 || a.allow | f.allow != 0;
+        if (a.deny | f.deny) & ACCESS_READ == 0 {
+            return Decision::new(if shown { reason::RULE_ALLOW } else { reason::NO_RULE });
+        }
+    }
+    let access = if access == ACCESS_LOOK { ACCESS_READ } else { access };
     let denied = (a.deny | f.deny) & access;
     if denied != 0 {
         let rule = rule_for(&a.deny_rule, &f.deny_rule, a.deny, f.deny, access);

@@ -29,6 +29,7 @@ pub fn digest(policy: &CheckedPolicy) -> String {
         listen,
         loopback_own,
         egress,
+        metadata,
         dns,
         asks_for_gate: _,
         private_names,
@@ -43,6 +44,7 @@ pub fn digest(policy: &CheckedPolicy) -> String {
     lines.extend(names.iter().map(name));
     lines.extend(loopback_own.map(|_| "loopback own".to_owned()));
     lines.extend(egress.as_ref().map(|interface| format!("egress {interface}")));
+    lines.extend(metadata.map(|metadata| format!("metadata {metadata:?}")));
     if policy.uses_gate() {
         let DnsSettings { refusal, queries_per_minute, label_bytes_per_hour } = dns;
         lines.extend(private_names.iter().map(|name| format!("private {}", names::written(name))));

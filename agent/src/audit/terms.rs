@@ -4,7 +4,7 @@ use std::{borrow::Cow, net::Ipv6Addr};
 
 use stockade_common::{
     event::{kind, reason, verdict},
-    file::{ACCESS_CONNECT, ACCESS_EXEC, ACCESS_READ, ACCESS_WRITE},
+    file::{ACCESS_CONNECT, ACCESS_EXEC, ACCESS_LOOK, ACCESS_READ, ACCESS_WRITE},
 };
 
 /// Name of an event's kind.
@@ -68,11 +68,14 @@ pub fn reason_name(why: u16) -> &'static str {
 /// Names of `ACCESS_*` bits.
 #[must_use]
 pub fn access_names(access: u32) -> Vec<&'static str> {
-    [(ACCESS_READ, "read"), (ACCESS_WRITE, "write"), (ACCESS_EXEC, "exec"), (ACCESS_CONNECT, "connect")]
-        .into_iter()
-        .filter(|(bit, _)| access & bit != 0)
-        .map(|(_, name)| name)
-        .collect()
+    let names = [
+        (ACCESS_READ, "read"),
+        (ACCESS_WRITE, "write"),
+        (ACCESS_EXEC, "exec"),
+        (ACCESS_CONNECT, "connect"),
+        (ACCESS_LOOK, "metadata"),
+    ];
+    names.into_iter().filter(|(bit, _)| access & bit != 0).map(|(_, name)| name).collect()
 }
 
 /// Address, IPv4 where it is a mapped one.

@@ -49,7 +49,7 @@ use self::{links::Link, names::Names};
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// LSM programs, all required: each closes a way around the others.
-pub const LSM_HOOKS: [&str; 31] = [
+pub const LSM_HOOKS: [&str; 36] = [
     "file_open",
     "path_mknod",
     "path_mkdir",
@@ -81,6 +81,11 @@ pub const LSM_HOOKS: [&str; 31] = [
     "inode_setattr",
     "mmap_file",
     "file_mprotect",
+    "inode_getattr",
+    "inode_readlink",
+    "inode_getxattr",
+    "inode_listxattr",
+    "path_notify",
 ];
 /// LSM programs for hooks that older kernels do not have, because there the ones above see the same: access control lists
 /// are extended attributes before 6.2, 32-bit ioctls are `file_ioctl`'s before 6.6.

@@ -17,7 +17,7 @@ use super::{
     from,
     image::RuleInfo,
     listen, names, network,
-    parse::{Document, Policy, Source},
+    parse::{Document, Metadata, Policy, Source},
     profile, reach,
     rule::{self, Refusal},
     scope, unix,
@@ -68,6 +68,7 @@ pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy,
     checker.command_line();
     checker.policy.tmp.clone_from(&overlay.tmp);
     checker.protect(documents);
+    checker.policy.metadata = metadata(documents, overlay.metadata);
     let egress = overlay.egress_interface.as_deref();
     let network::Settings { egress, dns, asks_for_gate, private } =
         network::settings(documents, egress, &mut checker.problems);
@@ -79,6 +80,14 @@ pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy,
     checker.problems.extend(reach::unreachable(&checker.policy));
     checker.problems.extend(names::too_many_ranges(&checker.policy));
     if checker.problems.is_empty() { Ok(checker.policy) } else { Err(Diagnostics(checker.problems)) }
+}
+
+/// What the command line says, else the file that was asked for, else the strictest of those that it extends.
+fn metadata(documents: &[Document], flag: Option<Metadata>) -> Option<Metadata> {
+    let says = |document: &Document| document.policy.files.metadata;
+    let (asked, extended) = documents.split_last()?;
+    let guarded = extended.iter().any(|document| says(document) == Some(Metadata::Guarded));
+    flag.or_else(|| says(asked)).or(guarded.then_some(Metadata::Guarded))
 }
 
 impl Checker<'_> {

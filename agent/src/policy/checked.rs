@@ -3,10 +3,18 @@
 use std::{ops::Range, path::PathBuf, sync::Arc};
 
 use ipnet::IpNet;
-use stockade_common::tag::{SCOPE_DNS, SCOPE_EGRESS, SCOPE_LOOPBACK_OWN};
+use stockade_common::{
+    file::ACCESS_READ,
+    tag::{SCOPE_DNS, SCOPE_EGRESS, SCOPE_GUARDED, SCOPE_LOOK, SCOPE_LOOPBACK_OWN},
+};
 
 use super::{
-    diagnostic::Diagnostic, image::RuleInfo, parse::Source, protect::Protection, rule::Refusal, scope::Scope,
+    diagnostic::Diagnostic,
+    image::RuleInfo,
+    parse::{Metadata, Source},
+    protect::Protection,
+    rule::Refusal,
+    scope::Scope,
 };
 
 /// Whether denials are enforced.
@@ -166,6 +174,8 @@ pub struct CheckedPolicy {
     pub loopback_own: Option<u32>,
     /// `egress = { interface = "..." }`.
     pub egress: Option<String>,
+    /// `[files] metadata`; `None`: what no rule denies may be looked at.
+    pub metadata: Option<Metadata>,
     /// `[network.dns]`.
     pub dns: DnsSettings,
     /// It is written, so that DNS is the gate's even where no rule is on names.
@@ -194,10 +204,16 @@ impl CheckedPolicy {
             (self.uses_gate(), SCOPE_DNS),
             (self.loopback_own.is_some(), SCOPE_LOOPBACK_OWN),
             (self.egress.is_some(), SCOPE_EGRESS),
+            (self.metadata.is_none() && self.denies_reading(), SCOPE_LOOK),
+            (self.metadata == Some(Metadata::Guarded), SCOPE_LOOK | SCOPE_GUARDED),
         ]
         .into_iter()
         .filter(|(wanted, _)| *wanted)
         .fold(0, |flags, (_, flag)| flags | flag)
+    }
+
+    fn denies_reading(&self) -> bool {
+        self.paths.iter().any(|rule| rule.deny && rule.access & ACCESS_READ != 0)
     }
 
     /// A complaint about a rule.

@@ -13,7 +13,7 @@ use super::{
     },
     diagnostic::Diagnostics,
     from, names,
-    parse::{Document, Source},
+    parse::{Document, Metadata, Source},
     profile::BASE,
     protect::Protection,
     unix,
@@ -44,6 +44,7 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
         listen,
         loopback_own,
         egress,
+        metadata,
         dns,
         asks_for_gate,
         private_names,
@@ -118,6 +119,11 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
         let groups: Vec<Value> = groups.iter().map(|group| group.name().into()).collect();
         let directories: Vec<Value> =
             directories.iter().map(|name| if name.is_empty() { "/" } else { name }.into()).collect();
+        match metadata {
+            Some(Metadata::Open) => drop(files.insert("metadata".into(), "open".into())),
+            Some(Metadata::Guarded) => drop(files.insert("metadata".into(), "guarded".into())),
+            None => {}
+        }
         files.insert("protect".into(), groups.into());
         files.insert("protect_in".into(), directories.into());
     }

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use toml::Spanned;
@@ -127,6 +128,18 @@ pub struct Files {
     /// Directories, beside the workspaces, that have protected places: globs.
     #[schemars(with = "Vec<String>", inner(length(min = 1)))]
     pub protect_in: Vec<Spanned<String>>,
+    /// What may be looked at without opening it (`stat`, readlink, extended attributes, watches); without it all that is not denied.
+    pub metadata: Option<Metadata>,
+}
+
+/// What may be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Metadata {
+    /// Everything, also what is denied.
+    Open,
+    /// What some rule allows anything of.
+    Guarded,
 }
 
 /// Reads a policy file; with the path that is the same however it is named.

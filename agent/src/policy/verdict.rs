@@ -4,9 +4,12 @@ use std::net::Ipv4Addr;
 
 use stockade_common::{
     event::reason,
-    file::{ACCESS_KINDS, ACCESS_MOVE, FS_PROC, FS_STRICT_RENAME, FsEntry, NO_RULE},
+    file::{
+        ACCESS_KINDS, ACCESS_LOOK, ACCESS_MOVE, ACCESS_READ, FS_PROC, FS_STRICT_RENAME, FsEntry, NO_RULE,
+    },
     limits::ABSTRACT_DEV,
     net::{LISTEN, PORT_ALLOW, TCP, UDP},
+    tag::{SCOPE_GUARDED, SCOPE_LOOK},
 };
 
 use super::{compile, image::MapImage, ports};
@@ -40,8 +43,15 @@ fn filesystem(image: &MapImage, dev: u32) -> Option<&FsEntry> {
 /// What holds for an access, `ACCESS_*` bits, of the process `own` to a path inside a filesystem.
 #[must_use]
 pub fn file(image: &MapImage, dev: u32, path: &[u8], access: u32, own: u32) -> Verdict {
+    let guarded = image.flags & SCOPE_GUARDED != 0;
+    if access == ACCESS_LOOK && image.flags & (SCOPE_LOOK | SCOPE_GUARDED) == 0 {
+        return Verdict::without_rule(reason::RULE_ALLOW);
+    }
     let Some(entry) = filesystem(image, dev) else {
         let abstracts = dev == ABSTRACT_DEV;
+        if access == ACCESS_LOOK && !guarded {
+            return Verdict::without_rule(reason::RULE_ALLOW);
+        }
         return Verdict::without_rule(if abstracts { reason::NO_RULE } else { reason::UNKNOWN_FILESYSTEM });
     };
     let (mut starts, mut path) = ((entry.anchored, entry.floating), path);
@@ -51,6 +61,12 @@ pub fn file(image: &MapImage, dev: u32, path: &[u8], access: u32, own: u32) -> V
         (starts, path) = ((entry.anchored_self, entry.floating_self), after);
     }
     let (a, f) = (compile::accept_at(image, starts.0, path), compile::accept_at(image, starts.1, path));
+    let looks = access == ACCESS_LOOK;
+    if looks && (a.deny | f.deny) & ACCESS_READ == 0 {
+        let shown = !guarded || a.allow | f.allow != 0;
+        return Verdict::without_rule(if shown { reason::RULE_ALLOW } else { reason::NO_RULE });
+    }
+    let access = if looks { ACCESS_READ } else { access };
     let denied = (a.deny | f.deny) & access;
     if denied != 0 {
         let moves = denied == ACCESS_MOVE;

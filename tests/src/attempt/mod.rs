@@ -14,6 +14,7 @@ mod dns;
 mod exec;
 mod inside;
 mod listen;
+mod look;
 mod net;
 mod open;
 mod process;
@@ -44,11 +45,12 @@ pub type Attempt<T = ()> = Result<T, Failure>;
 /// One verb: its name, how many arguments it takes, what it does.
 pub type Verb = (&'static str, usize, fn(&[String]) -> Attempt);
 
-const FAMILIES: [&[Verb]; 13] = [
+const FAMILIES: [&[Verb]; 14] = [
     open::VERBS,
     alias::VERBS,
     change::VERBS,
     exec::VERBS,
+    look::VERBS,
     net::VERBS,
     dns::VERBS,
     unix::VERBS,

@@ -42,6 +42,8 @@ const CHECKS: &[(&str, Check)] = &[
     ("overlay_directories_are_listed_by_its_names", super::overlays::listed),
     ("overlay_files_are_changed_by_its_names", super::overlays::copied_up),
     ("overlay_layers_have_names_of_their_own", super::overlays::layers),
+    ("metadata_of_what_is_denied_is_denied", super::looks::denied),
+    ("metadata_guarded_is_of_what_is_allowed", super::looks::guarded),
     ("run_remembers_no_directory_past_a_rename", super::remember::renamed),
     ("net_zero_bound_tcp_reaches_nothing_unlisted", super::flags::zero_bound_tcp),
     ("net_zero_bound_udp_reaches_nothing_unlisted", super::flags::zero_bound_udp),
@@ -109,9 +111,9 @@ const SLOW: [&str; 3] = [
     "daemon_full_table_of_tags_allows_nothing",
 ];
 
-/// What rules mean, whoever has loaded the programs. With `SCENARIO_BRIEF` these go through a daemon that is there already, as
-/// runs do on a host with the service; on the other kernel each loads its own.
-const EITHER_WAY: [&str; 5] = ["link_", "overlay_", "unix_", "receive_", "listen_"];
+/// What rules mean, whoever has loaded the programs. These go through a daemon that is there already, as runs do on a host with
+/// the service; all others load their own, which takes long.
+const EITHER_WAY: [&str; 6] = ["link_", "metadata_", "overlay_", "unix_", "receive_", "listen_"];
 
 /// Runs every matching check.
 pub fn run(filter: &str, tally: &mut Tally) -> io::Result<()> {
@@ -128,7 +130,7 @@ pub fn run(filter: &str, tally: &mut Tally) -> io::Result<()> {
             None => Verdict::Fail(why),
         };
         let either_way = EITHER_WAY.iter().any(|start| name.starts_with(start));
-        let ready = match (name.starts_with("daemon_"), brief && either_way) {
+        let ready = match (name.starts_with("daemon_"), either_way) {
             (true, _) => Ok(()),
             (false, true) => Daemon::shared(""),
             // Others may not meet the daemon that some share.

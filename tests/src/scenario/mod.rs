@@ -14,6 +14,7 @@ mod lifecycle;
 pub mod limits;
 mod links;
 mod listeners;
+mod looks;
 mod names;
 mod nameserver;
 mod net_listen;

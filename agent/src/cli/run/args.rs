@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use crate::{
     cli::{daemon::Socket, workspaces::Workspaces},
-    policy::protect::Group,
+    policy::{parse::Metadata, protect::Group},
 };
 
 /// `stockade run`.
@@ -22,6 +22,9 @@ pub struct Args {
     /// Protected places of workspaces that may be changed all the same.
     #[arg(long, value_name = "GROUP")]
     pub lift: Vec<Group>,
+    /// What may be looked at without opening it: everything, or only what some rule allows anything of; without it all that is not denied.
+    #[arg(long, value_name = "WHAT")]
+    pub metadata: Option<Metadata>,
     /// Destination that may be reached: an address, prefix, name or *.name, [:ports][/proto]; unix:/path or unix:@abstract-name; loopback:own; from:TOOL for the hosts that pip, cargo, npm, git-remotes or apt is set up to use.
     #[arg(long, value_name = "RULE")]
     pub allow_net: Vec<String>,

@@ -130,6 +130,7 @@ fn policy(
         workspaces: workspaces.writable,
         read_only: workspaces.read_only,
         repositories: workspaces.repositories,
+        metadata: args.metadata,
         lift: args.lift.clone(),
         profiles: args.profile.clone(),
         tmp,

@@ -10,7 +10,10 @@ use std::{
 use aya::maps::{MapData, RingBuf};
 use stockade_common::{
     limits::UNDECIDED_SCOPE,
-    tag::{SCOPE_AT_ONCE, SCOPE_AUDIT_ALL, SCOPE_DNS, SCOPE_EGRESS, SCOPE_LOOPBACK_OWN, label_kind},
+    tag::{
+        SCOPE_AT_ONCE, SCOPE_AUDIT_ALL, SCOPE_DNS, SCOPE_EGRESS, SCOPE_GUARDED, SCOPE_LOOK,
+        SCOPE_LOOPBACK_OWN, label_kind,
+    },
 };
 use tokio::sync::mpsc::Receiver;
 
@@ -262,7 +265,8 @@ impl Core {
             let kind = if is_run { ScopeKind::Run } else { ScopeKind::Policy };
             let entry = if at_once { Entry::AtOnce } else { Entry::Starting };
             let audit_all = is_run && setting.flags() & SCOPE_AUDIT_ALL != 0;
-            let left_flags = setting.flags() & (SCOPE_DNS | SCOPE_LOOPBACK_OWN | SCOPE_EGRESS);
+            let left_flags = setting.flags()
+                & (SCOPE_DNS | SCOPE_LOOPBACK_OWN | SCOPE_EGRESS | SCOPE_LOOK | SCOPE_GUARDED);
             let known =
                 ScopeState { uid, mode: Some(mode), audit_all, left_flags, ..ScopeState::new(kind, entry) };
             let state = scopes.entry(label.name).or_insert(known);

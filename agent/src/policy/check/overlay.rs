@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::policy::{checked::Mode, from, protect::Group};
+use crate::policy::{checked::Mode, from, parse::Metadata, protect::Group};
 
 /// What comes from the command line.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +43,8 @@ pub struct Overlay {
     pub found: from::Answers,
     /// `--egress-interface`.
     pub egress_interface: Option<String>,
+    /// `--metadata`.
+    pub metadata: Option<Metadata>,
     /// `--mode`.
     pub mode: Option<Mode>,
     /// `${home}`.
