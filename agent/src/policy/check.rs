@@ -85,9 +85,8 @@ pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy,
 /// What the command line says, else the file that was asked for, else the strictest of those that it extends.
 fn metadata(documents: &[Document], flag: Option<Metadata>) -> Option<Metadata> {
     let says = |document: &Document| document.policy.files.metadata;
-    let (asked, extended) = documents.split_last()?;
-    let guarded = extended.iter().any(|document| says(document) == Some(Metadata::Guarded));
-    flag.or_else(|| says(asked)).or(guarded.then_some(Metadata::Guarded))
+    let guarded = documents.iter().any(|document| says(document) == Some(Metadata::Guarded));
+    flag.or_else(|| documents.last().and_then(says)).or(guarded.then_some(Metadata::Guarded))
 }
 
 impl Checker<'_> {

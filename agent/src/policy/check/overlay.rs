@@ -94,4 +94,23 @@ mod tests {
         assert_eq!(may("/a/in/CLAUDE.md"), ACCESS_READ | ACCESS_EXEC, "an inner one is a root of its own");
         assert_eq!(may("/a/other/CLAUDE.md"), all);
     }
+
+    #[test]
+    fn metadata_is_as_the_command_line_says_else_the_file_else_what_is_strictest() {
+        use crate::policy::parse::{Document, Source};
+        let document = |text: &str| {
+            let text = format!("version = 1\n[files]\n{text}");
+            Document::new(Source { name: "a".into(), text }).unwrap()
+        };
+        let (open, guarded) = ("metadata = \"open\"", "metadata = \"guarded\"");
+        let metadata = |texts: &[&str], metadata| {
+            let documents: Vec<_> = texts.iter().map(|text| document(text)).collect();
+            check(&documents, &Overlay { metadata, ..Overlay::default() }).unwrap().metadata
+        };
+        assert_eq!(metadata(&[], Some(Metadata::Open)), Some(Metadata::Open));
+        assert_eq!(metadata(&[guarded], Some(Metadata::Open)), Some(Metadata::Open));
+        assert_eq!(metadata(&[guarded, open], None), Some(Metadata::Open));
+        assert_eq!(metadata(&[guarded, ""], None), Some(Metadata::Guarded));
+        assert_eq!(metadata(&[open, ""], None), None);
+    }
 }
