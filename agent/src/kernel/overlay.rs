@@ -33,7 +33,7 @@ fn of_module() -> Option<u32> {
     });
     let complain = |why: &String| {
         SAID.call_once(|| {
-            eprintln!("stockade: containers may be refused to list directories: {MODULE_BTF}: {why}")
+            eprintln!("stockade: containers may be refused to list directories: {MODULE_BTF}: {why}");
         });
     };
     found.inspect_err(complain).ok()
