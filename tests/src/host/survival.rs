@@ -114,6 +114,8 @@ fn drop_in() -> Checked {
     let checked = guarded(name, &by_hand);
     let _ = fs::remove_dir_all(&folder);
     let _ = run(&["systemctl", "daemon-reload"]);
+    // Its failure to start is what was wanted, and would be told of the host to the end.
+    let _ = run(&["systemctl", "reset-failed", name]);
     checked
 }
 
