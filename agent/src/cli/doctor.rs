@@ -109,7 +109,7 @@ fn findings(kernel_log: bool) -> Vec<Line> {
         Ok(cgroup) => cgroup,
         Err(error) => return all(&error.to_string()),
     };
-    let options = LoadOptions { debug_log: kernel_log, ..LoadOptions::default() };
+    let options = LoadOptions { debug_log: kernel_log, metadata: true, ..LoadOptions::default() };
     match remedy::bpf_lsm().and_then(|()| host::enforce(&options, &cgroup)) {
         Ok((mut enforcer, findings)) => {
             let log = kernel_log.then(|| enforcer.kernel_log());

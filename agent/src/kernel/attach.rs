@@ -9,7 +9,7 @@ use aya::{
 
 use super::{
     AUDIT_TRACEPOINTS, Build, CGROUP_PROGRAMS, Enforcer, FUNCTIONS, KernelError, LSM_HOOKS, MAPS,
-    PinnedDirectory, Pins, TAG_TRACEPOINTS, descriptor, links::Link, map, program, sys,
+    METADATA_HOOKS, PinnedDirectory, Pins, TAG_TRACEPOINTS, descriptor, links::Link, map, program, sys,
 };
 
 impl Enforcer {
@@ -39,7 +39,9 @@ impl Enforcer {
     /// # Errors
     /// The program that could not be attached.
     pub fn attach_lsm(&mut self) -> Result<(), KernelError> {
-        for name in LSM_HOOKS.into_iter().chain(self.later_hooks.clone()) {
+        let metadata = self.metadata;
+        let wanted = LSM_HOOKS.into_iter().filter(|name| metadata || !METADATA_HOOKS.contains(name));
+        for name in wanted.chain(self.later_hooks.clone()) {
             let failed =
                 |source| KernelError::Program { step: "attaching", program: name.to_owned(), source };
             let program: &mut Lsm = program(&mut self.ebpf, name)?;

@@ -87,6 +87,9 @@ pub const LSM_HOOKS: [&str; 36] = [
     "inode_listxattr",
     "path_notify",
 ];
+/// Those of them that only policies with `SCOPE_LOOK` or `SCOPE_GUARDED` need.
+const METADATA_HOOKS: [&str; 5] =
+    ["inode_getattr", "inode_readlink", "inode_getxattr", "inode_listxattr", "path_notify"];
 /// LSM programs for hooks that older kernels do not have, because there the ones above see the same: access control lists
 /// are extended attributes before 6.2, 32-bit ioctls are `file_ioctl`'s before 6.6.
 const LATER_HOOKS: [&str; 3] = ["inode_set_acl", "inode_remove_acl", "file_ioctl_compat"];
@@ -157,6 +160,9 @@ pub struct Scope(pub u32);
 pub struct LoadOptions {
     /// Only the cgroup programs and tags: for kernels where `bpf` is no active LSM.
     pub network_only: bool,
+    /// Also the programs that judge who looks at files without opening them: a start takes longer, and only a policy that
+    /// [asks for it](crate::policy::checked::CheckedPolicy::scope_flags) needs them.
+    pub metadata: bool,
     /// An object whose programs write lines for [`Enforcer::kernel_log`].
     pub debug_log: bool,
     /// Inode number of the mount namespace that policies are compiled for. What is started in another one is stopped until it
@@ -173,6 +179,8 @@ pub struct Enforcer {
     btf: Btf,
     /// Those of [`LATER_HOOKS`] that this kernel has.
     later_hooks: Vec<&'static str>,
+    /// Whether [`METADATA_HOOKS`] have programs.
+    metadata: bool,
     /// Which of all programs that use the same maps these are.
     instance: u64,
     links: Vec<Link>,
@@ -231,6 +239,7 @@ impl Enforcer {
             ebpf: loader.load(&object)?,
             btf,
             later_hooks,
+            metadata: options.metadata,
             instance,
             links: Vec::new(),
             slots: BTreeSet::new(),
@@ -246,9 +255,11 @@ impl Enforcer {
 
     /// Has the programs verified, which is most of the time a start takes: on as many CPUs as there are.
     fn load_programs(&mut self, network_only: bool) -> Result<(), KernelError> {
-        let Self { ebpf, btf, later_hooks, .. } = self;
+        let Self { ebpf, btf, later_hooks, metadata, .. } = self;
+        let metadata = *metadata;
         let wanted = |name: &str, program: &Program| {
-            let missing = LATER_HOOKS.contains(&name) && !later_hooks.contains(&name);
+            let missing = LATER_HOOKS.contains(&name) && !later_hooks.contains(&name)
+                || METADATA_HOOKS.contains(&name) && !metadata;
             !(missing || network_only && matches!(program, Program::Lsm(_)))
         };
         let queue = Mutex::new(ebpf.programs_mut().filter(|(name, program)| wanted(name, program)));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nix::sys::signalfd::SignalFd;
-use stockade_common::tag::{SCOPE_AUDIT_ALL, SCOPE_CGROUP_EMITS, SCOPE_ENFORCE};
+use stockade_common::tag::{SCOPE_AUDIT_ALL, SCOPE_CGROUP_EMITS, SCOPE_ENFORCE, SCOPE_GUARDED, SCOPE_LOOK};
 use tokio::sync::mpsc::Receiver;
 
 use super::{Refused, config::Config};
@@ -113,7 +113,8 @@ struct Proved {
 /// Degraded is allowed, not asked for: a host that can police files does.
 fn prove(config: &Config, cgroup: &OwnCgroup) -> Result<Proved, Refused> {
     let attempt = |degraded: bool| {
-        let options = LoadOptions { network_only: degraded, ..LoadOptions::default() };
+        let metadata = config.image.flags & (SCOPE_LOOK | SCOPE_GUARDED) != 0;
+        let options = LoadOptions { network_only: degraded, metadata, ..LoadOptions::default() };
         let (enforcer, findings) = host::enforce(&options, cgroup)?;
         let mut guarantees = Vec::new();
         for (guarantee, proof) in findings {

@@ -131,6 +131,7 @@ pub fn start(
     };
     let options = LoadOptions {
         network_only: degraded,
+        metadata: true,
         debug_log: false,
         host_mounts: host.namespace,
         pins: Some(pins.clone()),
@@ -216,7 +217,7 @@ fn prove(allow_degraded: bool) -> Result<Proved, StartError> {
     let cgroup = OwnCgroup::create(&format!("stockade-proof-{}", std::process::id()))
         .map_err(|error| StartError::Unavailable(error.to_string()))?;
     let attempt = |degraded: bool| {
-        let options = LoadOptions { network_only: degraded, ..LoadOptions::default() };
+        let options = LoadOptions { network_only: degraded, metadata: true, ..LoadOptions::default() };
         let (enforcer, findings) = host::enforce(&options, &cgroup)?;
         let mut guarantees = Vec::new();
         for (guarantee, proof) in findings {
