@@ -41,7 +41,7 @@ const DEFAULT_LINES: [&str; 2] = ["6.1", "newest"];
 /// Where scenarios that take minutes are tried, if it is among those that are asked for.
 const SLOW_LINE: &str = "newest";
 /// For one guest with all scenarios, emulated, beside another: it takes about half of that.
-const GUEST_TIMEOUT: Duration = Duration::from_secs(3600);
+const GUEST_TIMEOUT: Duration = Duration::from_secs(4200);
 /// For each fuzz target.
 const FUZZ_SECONDS: u32 = 10;
 
