@@ -102,7 +102,7 @@ pub mod reason {
 /// Where a record was made.
 pub mod hook {
     /// Names in index order; an event's `hook` indexes this.
-    pub const NAMES: [&str; 52] = [
+    pub const NAMES: [&str; 53] = [
         "none",
         "lsm/file_open",
         "lsm/path_mknod",
@@ -155,6 +155,7 @@ pub mod hook {
         "lsm/inode_getxattr",
         "lsm/inode_listxattr",
         "lsm/path_notify",
+        "lsm/inode_get_acl",
     ];
 
     macro_rules! hooks {
@@ -172,7 +173,7 @@ pub mod hook {
         FILE_IOCTL = 34, FILE_IOCTL_COMPAT = 35, CGROUP_MKDIR = 36, SOCKET_LISTEN = 37, SOCKET_BIND = 38,
         SOCKET_ACCEPT = 39, BIND4 = 40, BIND6 = 41, EGRESS = 42, SOCKET_SETSOCKOPT = 43,
         MMAP_FILE = 44, FILE_MPROTECT = 45, INODE_SETATTR = 46, INODE_GETATTR = 47, INODE_READLINK = 48,
-        INODE_GETXATTR = 49, INODE_LISTXATTR = 50, PATH_NOTIFY = 51,
+        INODE_GETXATTR = 49, INODE_LISTXATTR = 50, PATH_NOTIFY = 51, INODE_GET_ACL = 52,
     }
 }
 

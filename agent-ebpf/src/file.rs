@@ -89,14 +89,15 @@ fn judge_open(file: *const u8, cgroup_id: u64) -> bool {
             kernel::field::<u32>(file, &FILE_F_MODE),
         )
     };
+    // What starts a workload is the first to open something there: what the overlay does next is known from then on.
+    // SAFETY: a typed kernel pointer.
+    unsafe { overlay::note(dentry) };
     if startup::goes_on(&tag)
         && (flags & FMODE_EXEC == 0 || startup::executes_starter(dentry) || startup::awaits(&tag))
     {
         return true;
     }
     let held = Held::to(cgroup_id, tag.scope);
-    // SAFETY: a typed kernel pointer.
-    unsafe { overlay::note(dentry) };
     if overlay::acts(&held) {
         return true;
     }
@@ -205,10 +206,13 @@ unsafe fn check_in(dentry: *const u8, request: &Request, buffer: *mut PathBuffer
     let mut start = MAX_PATH as u32;
     let mut decision = match walk.start {
         walk_error::NO_NAME => {
-            count(scope, Counter::NoName);
             // Whoever has hold of it has been judged, or has made it.
-            let shown = request.access == ACCESS_LOOK;
-            Decision::new(if shown { reason::RULE_ALLOW } else { reason::NO_NAME })
+            if request.access == ACCESS_LOOK {
+                Decision::new(reason::RULE_ALLOW)
+            } else {
+                count(scope, Counter::NoName);
+                Decision::new(reason::NO_NAME)
+            }
         }
         walk_error::TOO_LONG => {
             count(scope, Counter::PathTooLong);

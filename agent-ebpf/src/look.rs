@@ -5,7 +5,7 @@
 
 use aya_ebpf::programs::LsmContext;
 use stockade_common::{
-    event::kind,
+    event::{hook, kind},
     file::ACCESS_LOOK,
     tag::{SCOPE_GUARDED, SCOPE_LOOK},
 };
@@ -27,6 +27,12 @@ pub fn at_path(ctx: &LsmContext, hook: u8) -> bool {
 #[inline(always)]
 pub fn at_dentry(ctx: &LsmContext, hook: u8) -> bool {
     judge(ctx.arg(0), hook)
+}
+
+/// `lsm/inode_get_acl(idmap, dentry, name)` (kernel 6.2; before, access control lists are extended attributes).
+#[inline(always)]
+pub fn acl(ctx: &LsmContext) -> bool {
+    judge(ctx.arg(1), hook::INODE_GET_ACL)
 }
 
 #[inline(always)]

@@ -187,6 +187,10 @@ pub fn inode_getxattr(ctx: LsmContext) -> i32 {
 pub fn inode_listxattr(ctx: LsmContext) -> i32 {
     verdict(look::at_dentry(&ctx, hook::INODE_LISTXATTR))
 }
+#[lsm(hook = "inode_get_acl")]
+pub fn inode_get_acl(ctx: LsmContext) -> i32 {
+    verdict(look::acl(&ctx))
+}
 #[lsm(hook = "mmap_file")]
 pub fn mmap_file(ctx: LsmContext) -> i32 {
     verdict(mapping::mmap(&ctx))

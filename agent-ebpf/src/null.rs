@@ -26,7 +26,7 @@ lsm_programs! {
     path_chown socket_create socket_connect socket_sendmsg socket_listen socket_bind socket_accept socket_setsockopt file_receive
     netlink_send unix_stream_connect unix_may_send ptrace_access_check task_alloc bpf inode_setxattr inode_removexattr
     inode_set_acl inode_remove_acl inode_setattr mmap_file file_mprotect inode_getattr
-    inode_readlink inode_getxattr inode_listxattr path_notify file_ioctl file_ioctl_compat
+    inode_readlink inode_getxattr inode_listxattr path_notify inode_get_acl file_ioctl file_ioctl_compat
 }
 
 macro_rules! tracepoint_programs {

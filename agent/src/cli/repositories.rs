@@ -28,12 +28,18 @@ pub fn below(workspace: &Path) -> Vec<PathBuf> {
     let Found { repositories, more } = look(workspace, MOST, MOST_NAMES);
     if more {
         eprintln!(
-            "stockade: warning: {} is too large to find all repositories in it: of those that were not found only hooks and \
-             configuration are protected; name the directory of one with --workspace, or in files.protect_in",
+            "stockade: warning: {} is too large, or cannot be read everywhere, to find all repositories in it: those that were not \
+             found are not protected but for git's places, and can be moved; name the directory of one with --workspace, or in files.protect_in",
             workspace.display()
         );
     }
     repositories
+}
+
+/// Whether there may be something that cannot be seen: whoever works there may have taken the right to read it away, to give it
+/// back later. What was removed meanwhile, or never was a directory, hides nothing.
+fn hides(error: &io::Error) -> bool {
+    !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 fn look(workspace: &Path, most: usize, most_names: usize) -> Found {
@@ -41,10 +47,22 @@ fn look(workspace: &Path, most: usize, most_names: usize) -> Found {
     let mut names = 0;
     let mut ahead = VecDeque::from([(workspace.to_path_buf(), 0)]);
     while let Some((directory, depth)) = ahead.pop_front() {
-        // What cannot be read, or was removed meanwhile, has nothing that can be found.
-        let Ok(entries) = fs::read_dir(&directory) else { continue };
+        let entries = match fs::read_dir(&directory) {
+            Ok(entries) => entries,
+            Err(error) => {
+                found.more |= hides(&error);
+                continue;
+            }
+        };
         let mut below = Vec::new();
-        for entry in entries.filter_map(io::Result::ok) {
+        for entry in entries {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    found.more |= hides(&error);
+                    break;
+                }
+            };
             names += 1;
             if names > most_names {
                 found.more = true;
@@ -54,9 +72,13 @@ fn look(workspace: &Path, most: usize, most_names: usize) -> Found {
                 if depth > 0 {
                     found.repositories.push(directory.clone());
                 }
-            } else if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            match entry.file_type() {
                 // No link, so that none leads out of the workspace or in a circle.
-                below.push((entry.path(), depth + 1));
+                Ok(kind) if kind.is_dir() => below.push((entry.path(), depth + 1)),
+                Ok(_) => {}
+                Err(error) => found.more |= hides(&error),
             }
         }
         if found.repositories.len() > most {
@@ -93,5 +115,7 @@ mod tests {
         assert_eq!((two.repositories.len(), two.more), (2, true));
         assert!(look(folder.path(), 8, 3).more);
         assert_eq!(look(&at("gone"), 8, 100), Found::default());
+        assert!(!hides(&io::ErrorKind::NotADirectory.into()));
+        assert!(hides(&io::ErrorKind::PermissionDenied.into()), "what cannot be read may hide one");
     }
 }

@@ -40,8 +40,8 @@ impl Enforcer {
     /// The program that could not be attached.
     pub fn attach_lsm(&mut self) -> Result<(), KernelError> {
         let metadata = self.metadata;
-        let wanted = LSM_HOOKS.into_iter().filter(|name| metadata || !METADATA_HOOKS.contains(name));
-        for name in wanted.chain(self.later_hooks.clone()) {
+        let hooks = LSM_HOOKS.into_iter().chain(self.later_hooks.clone());
+        for name in hooks.filter(|name| metadata || !METADATA_HOOKS.contains(name)) {
             let failed =
                 |source| KernelError::Program { step: "attaching", program: name.to_owned(), source };
             let program: &mut Lsm = program(&mut self.ebpf, name)?;

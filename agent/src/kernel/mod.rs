@@ -88,11 +88,11 @@ pub const LSM_HOOKS: [&str; 36] = [
     "path_notify",
 ];
 /// Those of them that only policies with `SCOPE_LOOK` or `SCOPE_GUARDED` need.
-const METADATA_HOOKS: [&str; 5] =
-    ["inode_getattr", "inode_readlink", "inode_getxattr", "inode_listxattr", "path_notify"];
+const METADATA_HOOKS: [&str; 6] =
+    ["inode_getattr", "inode_readlink", "inode_getxattr", "inode_listxattr", "path_notify", "inode_get_acl"];
 /// LSM programs for hooks that older kernels do not have, because there the ones above see the same: access control lists
 /// are extended attributes before 6.2, 32-bit ioctls are `file_ioctl`'s before 6.6.
-const LATER_HOOKS: [&str; 3] = ["inode_set_acl", "inode_remove_acl", "file_ioctl_compat"];
+const LATER_HOOKS: [&str; 4] = ["inode_set_acl", "inode_remove_acl", "inode_get_acl", "file_ioctl_compat"];
 /// Tracepoint programs that keep tags true.
 const TAG_TRACEPOINTS: [&str; 2] = ["cgroup_mkdir", "cgroup_rmdir"];
 /// Programs on kernel functions: who enters a tagged cgroup.

@@ -232,7 +232,7 @@ type Meaning<'a> = (
     BTreeSet<(String, bool)>,
     BTreeSet<String>,
     BTreeSet<(&'a [u8], bool)>,
-    (bool, &'a Option<String>, bool, DnsSettings, &'a [(String, bool)]),
+    (bool, &'a Option<String>, bool, DnsSettings, &'a [(String, bool)], Option<Metadata>),
 );
 
 /// All that a verdict depends on.
@@ -257,6 +257,7 @@ fn meaning(policy: &CheckedPolicy) -> Meaning<'_> {
         policy.uses_gate(),
         policy.dns,
         &policy.private_names[..],
+        policy.metadata,
     );
     let destinations = destinations.chain(names).collect();
     (policy.mode, paths.collect(), destinations, listen.collect(), abstracts.collect(), network)

@@ -1,12 +1,15 @@
 //! Looking at what a file is, without opening it for reading.
 
+use std::ffi::CStr;
 use std::fs;
 use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::ptr::null_mut;
 
+use nix::errno::Errno;
+
 use super::open::open;
-use super::{Attempt, Verb, own, text};
+use super::{Attempt, Failure, Verb, own, text};
 
 pub const VERBS: &[Verb] = &[
     ("stat", 1, |a| Ok(fs::metadata(&a[0]).map(drop)?)),
@@ -23,13 +26,22 @@ pub const VERBS: &[Verb] = &[
     }),
     ("getxattr", 1, |a| {
         let path = text(&a[0])?;
-        match sys!(SYS_getxattr, path.as_ptr(), c"user.none".as_ptr(), null_mut::<u8>(), 0) {
-            Err(super::Failure::Os(nix::errno::Errno::ENODATA | nix::errno::Errno::ENOTSUP)) => Ok(()),
-            other => other.map(drop),
-        }
+        get(&path, c"user.none")
+    }),
+    ("get-acl", 1, |a| {
+        let path = text(&a[0])?;
+        get(&path, c"system.posix_acl_access")
     }),
     ("watch", 1, |a| watch(&a[0])),
 ];
+
+/// That there is no such attribute is an answer, too.
+fn get(path: &CStr, name: &CStr) -> Attempt {
+    match sys!(SYS_getxattr, path.as_ptr(), name.as_ptr(), null_mut::<u8>(), 0) {
+        Err(Failure::Os(Errno::ENODATA | Errno::ENOTSUP)) => Ok(()),
+        other => other.map(drop),
+    }
+}
 
 fn watch(path: &str) -> Attempt {
     let path = text(path)?;

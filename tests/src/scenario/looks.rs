@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use super::flags::{all_outside, each_policed};
 
 const HERE: &str = "/looks";
-const VERBS: [&str; 6] = ["stat", "lstat", "fstat-opath", "listxattr", "getxattr", "watch"];
+const VERBS: [&str; 7] = ["stat", "lstat", "fstat-opath", "listxattr", "getxattr", "get-acl", "watch"];
 
 fn prepare() -> Result<(), String> {
     let text = |error: std::io::Error| format!("preparing: {error}");
