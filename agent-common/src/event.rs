@@ -15,13 +15,16 @@ pub mod kind {
     pub const FORK: u16 = 102;
     /// Body [`super::ExitBody`]: the last thread of a process is gone.
     pub const EXIT: u16 = 103;
-    /// Body [`super::TargetBody`]: another process was reached for (ptrace and its like).
+    /// Body [`super::TargetBody`]: another process was reached for by ptrace and its like.
     pub const PTRACE: u16 = 104;
-    /// Body [`super::TargetBody`]: an operation that would undo the enforcement (bpf(), leaving the cgroup).
+    /// Body [`super::TargetBody`]: an operation that would undo the enforcement (bpf(), leaving the cgroup), or that takes a
+    /// privilege or a facility of the kernel which the policy does not give.
     pub const CONFINE: u16 = 105;
     /// Body [`super::FileBody`] and a path: a cgroup was tagged when it was made, because of its path. The header's cgroup
     /// is the new one.
     pub const CGROUP: u16 = 106;
+    /// Body [`super::TargetBody`]: a signal to another process, or a change of its priority or limits.
+    pub const SIGNAL: u16 = 108;
     /// Body of an [`EXEC`]: a workload was executed whose policy or mounts are not known yet. It is stopped before its first
     /// instruction, until userspace has found out.
     pub const STARTED: u16 = 107;
@@ -97,12 +100,14 @@ pub mod reason {
     pub const NAME_EXPIRED: u16 = 16;
     /// It would not leave by the interface that the policy names.
     pub const INTERFACE: u16 = 17;
+    /// A privilege or a facility of the kernel that the policy does not give.
+    pub const PRIVILEGE: u16 = 18;
 }
 
 /// Where a record was made.
 pub mod hook {
     /// Names in index order; an event's `hook` indexes this.
-    pub const NAMES: [&str; 53] = [
+    pub const NAMES: [&str; 75] = [
         "none",
         "lsm/file_open",
         "lsm/path_mknod",
@@ -156,6 +161,28 @@ pub mod hook {
         "lsm/inode_listxattr",
         "lsm/path_notify",
         "lsm/inode_get_acl",
+        "lsm/capable",
+        "lsm/userns_create",
+        "lsm/sb_mount",
+        "lsm/sb_umount",
+        "lsm/sb_pivotroot",
+        "lsm/move_mount",
+        "lsm/perf_event_open",
+        "lsm/key_alloc",
+        "lsm/key_permission",
+        "lsm/kernel_module_request",
+        "lsm/inode_init_security_anon",
+        "lsm/syslog",
+        "lsm/task_kill",
+        "lsm/task_setrlimit",
+        "lsm/task_setscheduler",
+        "lsm/task_setnice",
+        "lsm/task_setioprio",
+        "lsm/file_fcntl",
+        "lsm/ipc_permission",
+        "lsm/shm_shmctl",
+        "lsm/msg_queue_msgctl",
+        "lsm/sem_semctl",
     ];
 
     macro_rules! hooks {
@@ -174,6 +201,11 @@ pub mod hook {
         SOCKET_ACCEPT = 39, BIND4 = 40, BIND6 = 41, EGRESS = 42, SOCKET_SETSOCKOPT = 43,
         MMAP_FILE = 44, FILE_MPROTECT = 45, INODE_SETATTR = 46, INODE_GETATTR = 47, INODE_READLINK = 48,
         INODE_GETXATTR = 49, INODE_LISTXATTR = 50, PATH_NOTIFY = 51, INODE_GET_ACL = 52,
+        CAPABLE = 53, USERNS_CREATE = 54, SB_MOUNT = 55, SB_UMOUNT = 56, SB_PIVOTROOT = 57, MOVE_MOUNT = 58,
+        PERF_EVENT_OPEN = 59, KEY_ALLOC = 60, KEY_PERMISSION = 61, KERNEL_MODULE_REQUEST = 62,
+        INODE_INIT_SECURITY_ANON = 63, SYSLOG = 64, TASK_KILL = 65, TASK_SETRLIMIT = 66,
+        TASK_SETSCHEDULER = 67, TASK_SETNICE = 68, TASK_SETIOPRIO = 69, FILE_FCNTL = 70, IPC_PERMISSION = 71,
+        SHM_SHMCTL = 72, MSG_QUEUE_MSGCTL = 73, SEM_SEMCTL = 74,
     }
 }
 
@@ -281,13 +313,13 @@ pub struct ExitBody {
 }
 assert_size!(ExitBody, 8);
 
-/// Body of [`kind::PTRACE`] and [`kind::CONFINE`].
+/// Body of [`kind::PTRACE`], [`kind::SIGNAL`] and [`kind::CONFINE`].
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TargetBody {
     /// Process reached for, or 0.
     pub target_tgid: u32,
-    /// Hook's own detail: the ptrace mode, the bpf command.
+    /// Hook's own detail: the ptrace mode, the bpf command, the capability, the signal.
     pub detail: u32,
 }
 assert_size!(TargetBody, 8);

@@ -85,6 +85,10 @@ kernel_fields! {
     TASK_NSPROXY = "task_struct", "nsproxy";
     NSPROXY_MNT_NS = "nsproxy", "mnt_ns";
     MNT_NAMESPACE_NS_INUM = "mnt_namespace", "ns.inum";
+    NSPROXY_IPC_NS = "nsproxy", "ipc_ns";
+    IPC_NAMESPACE_NS_INUM = "ipc_namespace", "ns.inum";
+    USER_NAMESPACE_LEVEL = "user_namespace", "level";
+    QSTR_NAME = "qstr", "name";
     SIGNAL_LIVE = "signal_struct", "live";
     CSS_SET_DFL_CGRP = "css_set", "dfl_cgrp";
     MM_ARG_START = "mm_struct", "arg_start";

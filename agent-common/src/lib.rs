@@ -11,6 +11,7 @@ pub mod file;
 pub mod kernel_field;
 pub mod limits;
 pub mod net;
+pub mod process;
 pub mod tag;
 
 /// Asserts a type's size in bytes at compile time.

@@ -11,16 +11,19 @@ use crate::{
     file::Decision,
     kernel::{self, TASK_TGID},
     maps::count,
-    startup,
+    outsiders, startup,
     tag::{self, Held},
 };
 
 /// Ioctls that type into a terminal: what they type is read by the shell that started the run.
 const TYPING: [u32; 2] = [0x5412, 0x541c];
+/// `FIOSETOWN`, `SIOCSPGRP`.
+const OWNER: [u32; 2] = [0x8901, 0x8902];
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 
+/// Counts, reports, and says whether it goes on all the same.
 #[inline(always)]
-fn refuse(held: Held, event: u16, hook: u8, body: TargetBody, why: u16) -> bool {
+pub fn refuse(held: Held, event: u16, hook: u8, body: TargetBody, why: u16) -> bool {
     let actor = Actor { held, ppid: emit::ppid() };
     count(held.scope, Counter::ProcessDenied);
     emit::fixed(&actor, event, hook, body, &Decision::new(why));
@@ -64,10 +67,14 @@ pub fn bpf(ctx: &LsmContext) -> bool {
     refuse(held, kind::CONFINE, hook::BPF, body, reason::CONFINED)
 }
 
-/// `lsm/file_ioctl(file, cmd, arg)`: only `TIOCSTI` and `TIOCLINUX`, which type into a terminal that outsiders read.
+/// `lsm/file_ioctl(file, cmd, arg)`: `TIOCSTI` and `TIOCLINUX`, which type into a terminal that outsiders read; and what says
+/// who gets a socket's signals.
 #[inline(always)]
 pub fn ioctl(ctx: &LsmContext, hook: u8) -> bool {
     let command: u32 = ctx.arg(1);
+    if command == OWNER[0] || command == OWNER[1] {
+        return outsiders::owner(hook, command, None);
+    }
     if command != TYPING[0] && command != TYPING[1] {
         return true;
     }

@@ -34,6 +34,8 @@ const FMODE_BACKING: u32 = 1 << 25 | 1 << 24;
 const O_ACCMODE: u32 = 3;
 const O_TRUNC: u32 = 0o1000;
 const PIPEFS_MAGIC: u64 = 0x5049_5045;
+/// Of descriptors of processes, from 6.9 on; before that they are opened nowhere.
+const PIDFS_MAGIC: u64 = 0x5049_4446;
 
 /// What a program asks of a file.
 #[repr(C)]
@@ -124,11 +126,11 @@ fn judge_open(file: *const u8, cgroup_id: u64) -> bool {
     }
     // SAFETY: as above.
     let mode = unsafe { kernel::dentry_mode(dentry) };
-    // SAFETY: as above. A pipe has no content at rest; one of another process is out of reach, because following
-    // /proc/PID/fd needs ptrace access, which is refused outside the tag.
-    if unsafe { kernel::field::<u64>(kernel::field(dentry, &DENTRY_D_SB), &SUPER_BLOCK_S_MAGIC) }
-        == PIPEFS_MAGIC
-    {
+    // A pipe has no content at rest; one of another process is out of reach, because following /proc/PID/fd needs ptrace
+    // access, which is refused outside the tag. What is done by a descriptor of a process is asked about when it is done.
+    // SAFETY: as above.
+    let magic = unsafe { kernel::field::<u64>(kernel::field(dentry, &DENTRY_D_SB), &SUPER_BLOCK_S_MAGIC) };
+    if magic == PIPEFS_MAGIC || magic == PIDFS_MAGIC {
         return true;
     }
     let refused = if mode & S_IFMT == S_IFBLK { reason::DEVICE as u8 } else { 0 };

@@ -25,10 +25,12 @@ mod look;
 mod mapping;
 mod maps;
 mod net;
+mod outsiders;
 mod overlay;
 mod own;
 mod path;
 mod peers;
+mod privilege;
 mod process;
 mod receive;
 mod rules;
@@ -45,7 +47,12 @@ use aya_ebpf::{
         BtfTracePointContext, FEntryContext, LsmContext, SkBuffContext, SockAddrContext, SockContext,
     },
 };
-use stockade_common::event::hook;
+use stockade_common::{
+    event::hook,
+    process::{
+        ALLOW_KERNEL_LOG, ALLOW_KEYRINGS, ALLOW_MODULES, ALLOW_MOUNTS, ALLOW_PERF, ALLOW_USER_NAMESPACES,
+    },
+};
 
 #[lsm(hook = "file_open")]
 pub fn file_open(ctx: LsmContext) -> i32 {
@@ -206,6 +213,95 @@ pub fn file_ioctl(ctx: LsmContext) -> i32 {
 #[lsm(hook = "file_ioctl_compat")]
 pub fn file_ioctl_compat(ctx: LsmContext) -> i32 {
     verdict(confine::ioctl(&ctx, hook::FILE_IOCTL_COMPAT))
+}
+
+#[lsm(hook = "capable")]
+pub fn capable(ctx: LsmContext) -> i32 {
+    verdict(privilege::capable(&ctx))
+}
+#[lsm(hook = "userns_create")]
+pub fn userns_create(_ctx: LsmContext) -> i32 {
+    verdict(privilege::needs(ALLOW_USER_NAMESPACES, hook::USERNS_CREATE, 0))
+}
+#[lsm(hook = "sb_mount")]
+pub fn sb_mount(_ctx: LsmContext) -> i32 {
+    verdict(privilege::needs(ALLOW_MOUNTS, hook::SB_MOUNT, 0))
+}
+#[lsm(hook = "sb_umount")]
+pub fn sb_umount(_ctx: LsmContext) -> i32 {
+    verdict(privilege::needs(ALLOW_MOUNTS, hook::SB_UMOUNT, 0))
+}
+#[lsm(hook = "sb_pivotroot")]
+pub fn sb_pivotroot(_ctx: LsmContext) -> i32 {
+    verdict(privilege::needs(ALLOW_MOUNTS, hook::SB_PIVOTROOT, 0))
+}
+#[lsm(hook = "move_mount")]
+pub fn move_mount(_ctx: LsmContext) -> i32 {
+    verdict(privilege::needs(ALLOW_MOUNTS, hook::MOVE_MOUNT, 0))
+}
+#[lsm(hook = "perf_event_open")]
+pub fn perf_event_open(_ctx: LsmContext) -> i32 {
+    verdict(privilege::needs(ALLOW_PERF, hook::PERF_EVENT_OPEN, 0))
+}
+#[lsm(hook = "key_alloc")]
+pub fn key_alloc(_ctx: LsmContext) -> i32 {
+    verdict(privilege::needs(ALLOW_KEYRINGS, hook::KEY_ALLOC, 0))
+}
+#[lsm(hook = "key_permission")]
+pub fn key_permission(_ctx: LsmContext) -> i32 {
+    verdict(privilege::needs(ALLOW_KEYRINGS, hook::KEY_PERMISSION, 0))
+}
+#[lsm(hook = "kernel_module_request")]
+pub fn kernel_module_request(_ctx: LsmContext) -> i32 {
+    verdict(privilege::needs(ALLOW_MODULES, hook::KERNEL_MODULE_REQUEST, 0))
+}
+#[lsm(hook = "inode_init_security_anon")]
+pub fn inode_init_security_anon(ctx: LsmContext) -> i32 {
+    verdict(privilege::anonymous(&ctx))
+}
+#[lsm(hook = "syslog")]
+pub fn syslog(ctx: LsmContext) -> i32 {
+    verdict(privilege::needs(ALLOW_KERNEL_LOG, hook::SYSLOG, ctx.arg(0)))
+}
+#[lsm(hook = "task_kill")]
+pub fn task_kill(ctx: LsmContext) -> i32 {
+    verdict(outsiders::kill(&ctx))
+}
+#[lsm(hook = "task_setrlimit")]
+pub fn task_setrlimit(ctx: LsmContext) -> i32 {
+    verdict(outsiders::set(&ctx, hook::TASK_SETRLIMIT))
+}
+#[lsm(hook = "task_setscheduler")]
+pub fn task_setscheduler(ctx: LsmContext) -> i32 {
+    verdict(outsiders::set(&ctx, hook::TASK_SETSCHEDULER))
+}
+#[lsm(hook = "task_setnice")]
+pub fn task_setnice(ctx: LsmContext) -> i32 {
+    verdict(outsiders::set(&ctx, hook::TASK_SETNICE))
+}
+#[lsm(hook = "task_setioprio")]
+pub fn task_setioprio(ctx: LsmContext) -> i32 {
+    verdict(outsiders::set(&ctx, hook::TASK_SETIOPRIO))
+}
+#[lsm(hook = "file_fcntl")]
+pub fn file_fcntl(ctx: LsmContext) -> i32 {
+    verdict(outsiders::fcntl(&ctx))
+}
+#[lsm(hook = "ipc_permission")]
+pub fn ipc_permission(_ctx: LsmContext) -> i32 {
+    verdict(outsiders::ipc(hook::IPC_PERMISSION))
+}
+#[lsm(hook = "shm_shmctl")]
+pub fn shm_shmctl(_ctx: LsmContext) -> i32 {
+    verdict(outsiders::ipc(hook::SHM_SHMCTL))
+}
+#[lsm(hook = "msg_queue_msgctl")]
+pub fn msg_queue_msgctl(_ctx: LsmContext) -> i32 {
+    verdict(outsiders::ipc(hook::MSG_QUEUE_MSGCTL))
+}
+#[lsm(hook = "sem_semctl")]
+pub fn sem_semctl(_ctx: LsmContext) -> i32 {
+    verdict(outsiders::ipc(hook::SEM_SEMCTL))
 }
 
 #[cgroup_sock_addr(connect4)]

@@ -13,6 +13,7 @@ use stockade_common::{
         PATH_BUFFERS_PER_CPU, REMEMBERED_DIRECTORIES, RING_BYTES, TABLE_ENTRIES, TAG_FILTER_BUCKETS,
     },
     net::{AskerKey, GateKey, Granted, Peer, PeerKey, PortRange, PortRun, PrefixData},
+    process::Powers,
     tag::{Label, Starter, Tag},
 };
 
@@ -90,6 +91,10 @@ pub static PREFIXES: ArrayOfMaps<LpmTrie<PrefixData, PortRunWords, 1>, { MAX_SLO
 #[btf_map]
 pub static PORTS: ArrayOfMaps<Array<PortRangeWords, 1, INNER_MAP>, { MAX_SLOTS as usize }> =
     ArrayOfMaps::new();
+
+/// What a policy lets its processes do, by slot; written before a scope is set to it, and all zero after.
+#[btf_map]
+pub static POWERS: Array<Powers, { MAX_SLOTS as usize }> = Array::new();
 
 /// Of policies with rules on names: what the DNS gate has granted to addresses.
 #[btf_map]

@@ -139,7 +139,7 @@ pub fn decode(mut bytes: Bytes) -> Result<Record, DecodeError> {
         }),
         kind::FORK => Body::Fork { child: bytes.try_get_u32_ne()? },
         kind::EXIT => Body::Exit { status: bytes.try_get_u32_ne()? },
-        kind::PTRACE | kind::CONFINE => {
+        kind::PTRACE | kind::CONFINE | kind::SIGNAL => {
             Body::Target { pid: bytes.try_get_u32_ne()?, detail: bytes.try_get_u32_ne()? }
         }
         unknown => return Err(DecodeError::Kind(unknown)),

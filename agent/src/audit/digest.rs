@@ -30,6 +30,7 @@ pub fn digest(policy: &CheckedPolicy) -> String {
         loopback_own,
         egress,
         metadata,
+        process,
         dns,
         asks_for_gate: _,
         private_names,
@@ -45,6 +46,9 @@ pub fn digest(policy: &CheckedPolicy) -> String {
     lines.extend(loopback_own.map(|_| "loopback own".to_owned()));
     lines.extend(egress.as_ref().map(|interface| format!("egress {interface}")));
     lines.extend(metadata.map(|metadata| format!("metadata {metadata:?}")));
+    let (capabilities, allow) = process.written();
+    lines.extend(capabilities.iter().map(|name| format!("capability {name}")));
+    lines.extend(allow.iter().map(|name| format!("process {name}")));
     if policy.uses_gate() {
         let DnsSettings { refusal, queries_per_minute, label_bytes_per_hour } = dns;
         lines.extend(private_names.iter().map(|name| format!("private {}", names::written(name))));

@@ -13,6 +13,7 @@ use stockade_common::{
 use super::{
     decode::{Body, File, Net, Record},
     name::escape,
+    operation::{self, Need, Operation},
     process::Descent,
     terms,
 };
@@ -148,8 +149,11 @@ pub fn event(record: &Record, actor: &Descent, context: &Context) -> Value {
         Body::Target { pid, detail } if header.kind == kind::PTRACE => {
             put("target", json!({ "pid": pid, "mode": detail }));
         }
-        Body::Target { detail, .. } => {
-            put("operation", operation(header.hook, *detail));
+        Body::Target { pid, detail } => {
+            if header.kind == kind::SIGNAL {
+                put("target", json!({ "pid": pid }));
+            }
+            put("operation", operation(&operation::of(record), *detail));
         }
     }
     Value::Object(out)
@@ -225,12 +229,13 @@ pub fn wait_status(status: u32) -> Value {
     json!({ "code": (signal == 0).then_some((status >> 8) & 0xff), "signal": (signal != 0).then_some(signal) })
 }
 
-fn operation(from: u8, detail: u32) -> Value {
-    match from {
-        hook::BPF => json!({ "name": "bpf", "command": detail }),
-        hook::TASK_ALLOC => json!({ "name": "clone_into_cgroup", "command": null }),
-        _ => json!({ "name": "unknown", "command": detail }),
-    }
+fn operation(operation: &Operation, detail: u32) -> Value {
+    let needs = match operation.needs {
+        Need::Nothing => None,
+        Need::Facility(name) => Some(format!("process {name}")),
+        Need::Capability(name) => Some(format!("capability {name}")),
+    };
+    json!({ "name": operation.name, "command": detail, "needs": needs })
 }
 
 #[cfg(test)]

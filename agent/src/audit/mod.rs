@@ -13,6 +13,7 @@ mod golden;
 pub mod json;
 pub mod known_socket;
 pub mod name;
+pub mod operation;
 pub mod origin;
 pub mod process;
 pub mod refusal;

@@ -13,6 +13,7 @@ use super::{
     json::Context,
     known_socket,
     name::escape,
+    operation::{self, Need},
     terms,
 };
 use crate::policy::{
@@ -53,6 +54,13 @@ pub enum Subject {
         verb: &'static str,
         /// As a rule has it.
         rule: String,
+    },
+    /// A privilege or facility of the kernel.
+    Facility {
+        /// In words.
+        what: String,
+        /// The flag that gives it.
+        flag: String,
     },
     /// Anything else, in words.
     Other(String),
@@ -147,6 +155,7 @@ impl Refusal {
                 let path = rule.strip_prefix(unix::PREFIX).filter(|name| !name.starts_with(unix::ABSTRACT));
                 path.is_none_or(is_plain).then(|| format!("--allow-net '{rule}'"))
             }
+            Subject::Facility { flag, .. } => Some(flag.clone()),
             Subject::Listener { rule, .. } if self.allowable => Some(format!("--allow-listen '{rule}'")),
             _ => None,
         }
@@ -163,7 +172,7 @@ impl Refusal {
             }
             Subject::Unix { verb, rule, known: Some(known) } => format!("{verb} {rule} ({known})"),
             Subject::Unix { verb, rule, known: None } => format!("{verb} {rule}"),
-            Subject::Other(text) => text.clone(),
+            Subject::Facility { what: text, .. } | Subject::Other(text) => text.clone(),
         }
     }
 }
@@ -193,16 +202,17 @@ fn subject(record: &Record, context: &Context) -> (Subject, bool) {
             (Subject::File { access: Access::of(*access), path }, reachable)
         }
         Body::Net(net) => (network(header.kind, header.reason, net), true),
-        Body::Target { .. } if header.kind == kind::PTRACE => {
-            (Subject::Other("reach into a process".into()), false)
-        }
         Body::Target { .. } => {
-            let what = match header.hook {
-                hook::BPF => "use bpf()",
-                hook::TASK_ALLOC => "start a process in another cgroup",
-                _ => "leave the enforcement",
+            let operation = operation::of(record);
+            let what = match operation.needs {
+                Need::Capability(name) => format!("{} {name}", operation.text),
+                Need::Nothing | Need::Facility(_) => operation.text.to_owned(),
             };
-            (Subject::Other(what.into()), false)
+            let subject = match operation.needs.flag() {
+                Some(flag) => Subject::Facility { what, flag },
+                None => Subject::Other(what),
+            };
+            (subject, false)
         }
         Body::Fork { .. } | Body::Exit { .. } => {
             (Subject::Other(terms::kind_name(header.kind).into()), false)
@@ -304,6 +314,7 @@ fn reason_text(why: u16) -> &'static str {
         reason::OUTSIDE => "it belongs to a process outside the run",
         reason::MOVES_DENIED => "it would move what a rule denies",
         reason::CONFINED => "it would undo the enforcement",
+        reason::PRIVILEGE => "the policy does not give it",
         reason::NO_GATE => {
             "it asks a name server, and the policy's DNS gate is not in this network namespace"
         }

@@ -65,6 +65,7 @@ pub fn each_kind() -> Vec<Record> {
         (kind::EXIT, Body::Exit { status: 256 }),
         (kind::PTRACE, target()),
         (kind::CONFINE, target()),
+        (kind::SIGNAL, target()),
     ]
     .into_iter()
     .map(|(event, body)| {
@@ -74,6 +75,7 @@ pub fn each_kind() -> Vec<Record> {
                 (header.verdict, header.reason) = (verdict::ALLOWED, reason::RULE_ALLOW);
             }
             kind::CONFINE => header.hook = hook::BPF,
+            kind::SIGNAL => header.hook = hook::TASK_KILL,
             _ => {}
         }
         Record { header, body }

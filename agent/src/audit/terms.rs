@@ -17,6 +17,7 @@ pub fn kind_name(event: u16) -> &'static str {
         kind::EXIT => "exit",
         kind::PTRACE => "ptrace",
         kind::CONFINE => "confine",
+        kind::SIGNAL => "signal",
         kind::OPEN => "open",
         kind::CHANGE => "change",
         kind::CONNECT => "connect",
@@ -61,6 +62,7 @@ pub fn reason_name(why: u16) -> &'static str {
         reason::NO_GATE => "no_gate",
         reason::NAME_EXPIRED => "name_expired",
         reason::INTERFACE => "interface",
+        reason::PRIVILEGE => "privilege",
         _ => "internal",
     }
 }

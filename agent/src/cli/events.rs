@@ -162,7 +162,11 @@ pub fn subject(kind: &str, event: &Value) -> Option<String> {
             Some(format!("{} {}", word("/socket/family"), word("/socket/type")))
         }
         "ptrace" => Some(format!("pid {}", event.pointer("/target/pid")?)),
-        "confine" => at("/operation/name").map(str::to_owned),
+        "confine" => {
+            let name = at("/operation/name")?;
+            Some(at("/operation/needs").map_or_else(|| name.to_owned(), |needs| format!("{name} ({needs})")))
+        }
+        "signal" => Some(format!("{} pid {}", at("/operation/name")?, event.pointer("/target/pid")?)),
         _ => None,
     }
 }

@@ -6,6 +6,7 @@ use aya::maps::{Array, HashMap, MapError, PerCpuArray};
 use stockade_common::{
     counter::COUNTERS,
     limits::{MAX_SCOPES, MAX_SLOTS},
+    process::Powers,
     tag::{
         FILTER_TAGGED, LABEL_NAME, Label, Setting, Starter, TAG_AT_ONCE, TAG_BY_HAND, Tag, filter_bucket,
         label_kind,
@@ -21,6 +22,8 @@ use crate::policy::image::MapImage;
 
 /// What is tagged by its path when it is made, and what starts workloads, stands in the slot that this scope is held to.
 const HOST: u32 = 0;
+/// [`Powers`]
+type PowersWords = [u64; size_of::<Powers>() / 8];
 
 /// What a scope is, for the daemon that comes after.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +58,7 @@ impl Enforcer {
         // into a slot that nothing is held to is replaced.
         let slot =
             (1..MAX_SLOTS).find(|slot| !self.slots.contains(slot)).map(Slot).ok_or(KernelError::NoSlot)?;
+        self.set_powers(slot, image.powers)?;
         maps.install(&outer, slot).inspect_err(|_| {
             // What is in place already must not be taken for a policy later.
             let _ = policy_maps::remove(&outer, slot);
@@ -76,9 +80,18 @@ impl Enforcer {
         let outer = self.outer()?;
         policy_maps::wait_for_programs(&outer)?;
         policy_maps::remove(&outer, slot)?;
+        self.set_powers(slot, Powers::default())?;
         self.slots.remove(&slot.0);
         self.names.put(slot, None);
         Ok(())
+    }
+
+    /// What the processes of scopes may do that are held to the slot.
+    fn set_powers(&mut self, slot: Slot, powers: Powers) -> Result<(), KernelError> {
+        let mut map: Array<_, PowersWords> = map(&mut self.ebpf, "POWERS")?;
+        let Powers { capabilities, allow, pad } = powers;
+        let words = [capabilities, u64::from(pad) << 32 | u64::from(allow)];
+        map.set(slot.0, words, 0).map_err(|source| KernelError::Map { map: "POWERS", source })
     }
 
     /// Slots that scopes are held to: after another daemon.

@@ -49,7 +49,7 @@ use self::{links::Link, names::Names};
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// LSM programs, all required: each closes a way around the others.
-pub const LSM_HOOKS: [&str; 36] = [
+pub const LSM_HOOKS: [&str; 58] = [
     "file_open",
     "path_mknod",
     "path_mkdir",
@@ -86,6 +86,28 @@ pub const LSM_HOOKS: [&str; 36] = [
     "inode_getxattr",
     "inode_listxattr",
     "path_notify",
+    "capable",
+    "userns_create",
+    "sb_mount",
+    "sb_umount",
+    "sb_pivotroot",
+    "move_mount",
+    "perf_event_open",
+    "key_alloc",
+    "key_permission",
+    "kernel_module_request",
+    "inode_init_security_anon",
+    "syslog",
+    "task_kill",
+    "task_setrlimit",
+    "task_setscheduler",
+    "task_setnice",
+    "task_setioprio",
+    "file_fcntl",
+    "ipc_permission",
+    "shm_shmctl",
+    "msg_queue_msgctl",
+    "sem_semctl",
 ];
 /// Those of them that only policies with `SCOPE_LOOK` or `SCOPE_GUARDED` need.
 const METADATA_HOOKS: [&str; 6] =
@@ -116,7 +138,7 @@ const CGROUP_PROGRAMS: [(&str, u32); 12] = [
 ];
 
 /// All maps, as the object names them, but for its constants.
-const MAPS: [&str; 28] = [
+const MAPS: [&str; 29] = [
     "TAG_FILTER",
     "TAGS",
     "INHERIT_LOST",
@@ -132,6 +154,7 @@ const MAPS: [&str; 28] = [
     "ACCEPTS",
     "PREFIXES",
     "PORTS",
+    "POWERS",
     "NAMES",
     "GATES",
     "PEERS",
@@ -206,7 +229,7 @@ impl Enforcer {
         let mut loader = EbpfLoader::new();
         loader.btf(Some(&btf));
         let idmap = u32::from(btf::lsm_parameters(&blob, "inode_setattr")? > 2);
-        loader.override_global("SETATTR_IDMAP", &idmap, true);
+        loader.override_global("SETATTR_IDMAP", &idmap, false);
         for (field, offset) in &offsets {
             loader.override_global(field.global, offset, false);
         }

@@ -18,7 +18,7 @@ use super::{
     image::RuleInfo,
     listen, names, network,
     parse::{Document, Metadata, Policy, Source},
-    profile, reach,
+    process, profile, reach,
     rule::{self, Refusal},
     scope, unix,
 };
@@ -43,9 +43,10 @@ struct Checker<'a> {
 pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy, Diagnostics> {
     let mut checker =
         Checker { overlay, policy: CheckedPolicy::default(), problems: Vec::new(), lines: Vec::new() };
-    for profile in profile::wanted(documents, &overlay.profiles)? {
-        checker.extended(&profile);
-        checker.file(&profile, Author::Profile);
+    let profiles = profile::wanted(documents, &overlay.profiles)?;
+    for profile in &profiles {
+        checker.extended(profile);
+        checker.file(profile, Author::Profile);
     }
     for (number, document) in documents.iter().enumerate() {
         checker.extends(document);
@@ -69,6 +70,9 @@ pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy,
     checker.policy.tmp.clone_from(&overlay.tmp);
     checker.protect(documents);
     checker.policy.metadata = metadata(documents, overlay.metadata);
+    let all: Vec<Document> = profiles.iter().chain(documents).cloned().collect();
+    let (capabilities, allow) = (&overlay.allow_capability, &overlay.allow_process);
+    checker.policy.process = process::settings(&all, capabilities, allow, &mut checker.problems);
     let egress = overlay.egress_interface.as_deref();
     let network::Settings { egress, dns, asks_for_gate, private } =
         network::settings(documents, egress, &mut checker.problems);
@@ -112,7 +116,8 @@ impl Checker<'_> {
     }
 
     fn file(&mut self, Document { source, policy }: &Document, author: Author) {
-        let Policy { version: _, name: _, mode: _, extends: _, network, files, scope: _ } = policy;
+        let Policy { version: _, name: _, mode: _, extends: _, network, files, process: _, scope: _ } =
+            policy;
         self.lines = source.text.match_indices('\n').map(|(end, _)| end).collect();
         for (list, rules, deny) in
             [("network.allow", &network.allow, false), ("network.deny", &network.deny, true)]

@@ -12,6 +12,7 @@ use super::{
     diagnostic::Diagnostic,
     image::RuleInfo,
     parse::{Metadata, Source},
+    process::Process,
     protect::Protection,
     rule::Refusal,
     scope::Scope,
@@ -176,6 +177,8 @@ pub struct CheckedPolicy {
     pub egress: Option<String>,
     /// `[files] metadata`; `None`: what no rule denies may be looked at.
     pub metadata: Option<Metadata>,
+    /// `[process]`.
+    pub process: Process,
     /// `[network.dns]`.
     pub dns: DnsSettings,
     /// It is written, so that DNS is the gate's even where no rule is on names.

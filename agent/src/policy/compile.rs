@@ -90,6 +90,7 @@ pub fn compile(
     let mut image = build(filesystems).map_err(failed)?;
     image.rules.clone_from(&policy.rules);
     image.flags = policy.scope_flags();
+    image.powers = policy.process.into();
     image.rules.push(metadata::rule());
     let built_in = policy.rules.len() as u32;
     let compiled = ports::compile(&policy.destinations, &policy.listen, built_in);

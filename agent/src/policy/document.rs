@@ -14,6 +14,7 @@ use super::{
     diagnostic::Diagnostics,
     from, names,
     parse::{Document, Metadata, Source},
+    process::Process,
     profile::BASE,
     protect::Protection,
     unix,
@@ -45,6 +46,7 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
         loopback_own,
         egress,
         metadata,
+        process,
         dns,
         asks_for_gate,
         private_names,
@@ -138,6 +140,10 @@ pub fn document(policy: &CheckedPolicy) -> Result<String, Diagnostics> {
             network.insert("dns".into(), gate(dns, private_names).into());
         }
     }
+    let (capabilities, allow) = process.written();
+    let list = |names: Vec<&str>| Value::from(names.into_iter().map(Value::from).collect::<Vec<_>>());
+    let process = [("capabilities".into(), list(capabilities)), ("allow".into(), list(allow))];
+    table.insert("process".into(), Table::from_iter(process).into());
     let text = table.to_string();
     let source = Source { name: name.clone(), text: text.clone() };
     let again = check::check(&[Document::new(source)?], &Overlay::default())?;
@@ -232,7 +238,7 @@ type Meaning<'a> = (
     BTreeSet<(String, bool)>,
     BTreeSet<String>,
     BTreeSet<(&'a [u8], bool)>,
-    (bool, &'a Option<String>, bool, DnsSettings, &'a [(String, bool)], Option<Metadata>),
+    (bool, &'a Option<String>, bool, DnsSettings, &'a [(String, bool)], Option<Metadata>, Process),
 );
 
 /// All that a verdict depends on.
@@ -258,6 +264,7 @@ fn meaning(policy: &CheckedPolicy) -> Meaning<'_> {
         policy.dns,
         &policy.private_names[..],
         policy.metadata,
+        policy.process,
     );
     let destinations = destinations.chain(names).collect();
     (policy.mode, paths.collect(), destinations, listen.collect(), abstracts.collect(), network)
@@ -300,6 +307,8 @@ mod tests {
             ]),
             deny_net: words(&["192.0.2.66", "x.example.test", "unix:/run/a/x", "unix:@b"]),
             egress_interface: Some("wg0".into()),
+            allow_capability: words(&["sys_chroot"]),
+            allow_process: words(&["mounts", "io-uring"]),
             allow_listen: words(&["192.0.2.1:80/udp", "[::]:8000-8100/tcp", "0.0.0.0", "2001:db8::/32"]),
             allow_read: words(&["/etc/{a,b}/**", "${home}/.x"]),
             allow_write: words(&["/srv/*.log"]),

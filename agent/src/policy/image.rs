@@ -3,6 +3,7 @@
 use stockade_common::{
     file::{Accept, FsEntry},
     net::{PortRange, PortRun},
+    process::Powers,
 };
 
 /// A compiled policy. Applying it is copying it: every index in it is relative to its own tables, and the slot number
@@ -24,6 +25,8 @@ pub struct MapImage {
     pub ports: Vec<PortRange>,
     /// `SCOPE_*` flags that stand beside its slot.
     pub flags: u32,
+    /// What its processes may do.
+    pub powers: Powers,
     /// What each rule id stands for.
     pub rules: Vec<RuleInfo>,
 }

@@ -23,6 +23,7 @@ pub mod names;
 pub mod network;
 pub mod parse;
 pub mod ports;
+pub mod process;
 pub mod profile;
 pub mod protect;
 pub mod reach;

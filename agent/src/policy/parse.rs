@@ -75,6 +75,9 @@ pub struct Policy {
     /// Default deny.
     #[serde(default)]
     pub files: Files,
+    /// Nothing beyond the tag by default.
+    #[serde(default)]
+    pub process: ProcessTable,
     /// What the daemon holds to this policy. `stockade run` has no use for it; a file that others extend has none.
     #[schemars(with = "Option<ScopeTable>")]
     pub scope: Option<Spanned<ScopeTable>>,
@@ -130,6 +133,20 @@ pub struct Files {
     pub protect_in: Vec<Spanned<String>>,
     /// What may be looked at without opening it (`stat`, readlink, extended attributes, watches); without it all that is not denied.
     pub metadata: Option<Metadata>,
+}
+
+/// What processes may do beside files and the network.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProcessTable {
+    /// Capabilities of a root process that count beyond its own user namespace, beside those that reach no further than
+    /// files and users: as `capabilities(7)` has them, or `all`.
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
+    pub capabilities: Vec<Spanned<String>>,
+    /// Facilities of the kernel: `signals`, `scheduling`, `user-namespaces`, `mounts`, `io-uring`, `userfaultfd`, `keyrings`,
+    /// `ipc`, `perf`, `modules`, `kernel-log`.
+    #[schemars(with = "Vec<String>", inner(length(min = 1)))]
+    pub allow: Vec<Spanned<String>>,
 }
 
 /// What may be looked at.

@@ -17,10 +17,6 @@ use super::{
     user::{self, User},
 };
 
-/// Capabilities that stay with a command that runs as root: those that reach no further than its own files and users.
-/// CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, AUDIT_WRITE.
-/// Not SETFCAP: a file capability would outlive the run.
-const KEPT: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 29;
 const LAST_CAPABILITY: u32 = 63;
 
 /// What to start.
@@ -32,8 +28,10 @@ pub struct Launch<'a> {
     pub words: &'a [OsString],
     /// Whom to become.
     pub user: Option<&'a User>,
-    /// Leave a root command all capabilities.
-    pub keep_capabilities: bool,
+    /// Capabilities that a root command keeps; bit n is capability n.
+    pub capabilities: u64,
+    /// It gets a System V IPC namespace of its own, if we may make one: what is in the host's it cannot use.
+    pub own_ipc: bool,
     /// Where it is to put temporary files, if that is a directory of its own.
     pub tmp: Option<&'a Path>,
     /// How it gets into the tagged cgroup.
@@ -131,9 +129,10 @@ pub enum LaunchError {
 }
 
 /// What the child does before it executes the command, in this order.
-const STEPS: [&str; 9] = [
+const STEPS: [&str; 10] = [
     "forking",
     "unblocking signals",
+    "making an IPC namespace",
     "joining the cgroup",
     "setting groups",
     "setting ids",
@@ -169,7 +168,8 @@ impl Launch<'_> {
         let counter = passed.as_raw_fd();
         let groups: Vec<libc::gid_t> = self.user.map(|user| user.groups.clone()).unwrap_or_default();
         let ids = self.user.map(|user| (user.uid, user.gid));
-        let (join, keep, own_pid) = (self.join, self.keep_capabilities, std::process::id().cast_signed());
+        let own_ipc = self.own_ipc;
+        let (join, capabilities, own_pid) = (self.join, self.capabilities, std::process::id().cast_signed());
         let nothing: libc::sigset_t = *nix::sys::signal::SigSet::empty().as_ref();
         // SAFETY: the closure runs between fork and exec of a single-threaded process; it makes system calls only, and
         // what it refers to was allocated before.
@@ -182,6 +182,14 @@ impl Launch<'_> {
                 done()?;
                 // We block the signals that we pass on; the command must get them.
                 check(libc::sigprocmask(libc::SIG_SETMASK, &raw const nothing, std::ptr::null_mut()))?;
+                done()?;
+                if own_ipc && libc::unshare(libc::CLONE_NEWIPC) != 0 {
+                    // Without privileges the host's stays, and the programs refuse to use it.
+                    let error = io::Error::last_os_error();
+                    if error.raw_os_error() != Some(libc::EPERM) {
+                        return Err(error);
+                    }
+                }
                 done()?;
                 match &join {
                     Join::Procs(procs) => {
@@ -199,8 +207,8 @@ impl Launch<'_> {
                     check(libc::setresuid(uid, uid, uid))?;
                 }
                 done()?;
-                if libc::geteuid() == 0 && !keep {
-                    drop_capabilities()?;
+                if libc::geteuid() == 0 && capabilities != u64::MAX {
+                    drop_capabilities(capabilities)?;
                 }
                 done()?;
                 check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))?;
@@ -232,11 +240,11 @@ struct CapabilityHeader {
     pid: i32,
 }
 
-/// Keeps [`KEPT`] in the bounding, permitted, effective and inheritable sets; nothing in the ambient one.
-fn drop_capabilities() -> io::Result<()> {
+/// Keeps `kept` in the bounding, permitted, effective and inheritable sets; nothing in the ambient one.
+fn drop_capabilities(kept: u64) -> io::Result<()> {
     const VERSION_3: u32 = 0x2008_0522;
     for capability in 0..=LAST_CAPABILITY {
-        if KEPT & 1 << capability == 0 {
+        if kept & 1 << capability == 0 {
             // SAFETY: takes numbers only; EINVAL says that the kernel has no such capability.
             let result = unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) };
             if result != 0 && io::Error::last_os_error().raw_os_error() != Some(libc::EINVAL) {
@@ -247,8 +255,8 @@ fn drop_capabilities() -> io::Result<()> {
     // SAFETY: takes numbers only.
     check(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })?;
     let header = CapabilityHeader { version: VERSION_3, pid: 0 };
-    let low = KEPT as u32;
-    let sets: [[u32; 3]; 2] = [[low, low, low], [0, 0, 0]];
+    let (low, high) = (kept as u32, (kept >> 32) as u32);
+    let sets = [[low; 3], [high; 3]];
     // SAFETY: both structs are as capset(2) wants them for version 3, and are only read.
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, &raw const sets) })
 }
@@ -274,7 +282,16 @@ mod tests {
         join: Join,
         user: Option<&User>,
     ) -> Result<Child, LaunchError> {
-        Launch { program: Path::new(program), words, user, keep_capabilities: true, tmp: None, join }.start()
+        Launch {
+            program: Path::new(program),
+            words,
+            user,
+            capabilities: u64::MAX,
+            own_ipc: false,
+            tmp: None,
+            join,
+        }
+        .start()
     }
 
     #[test]

@@ -24,7 +24,8 @@ fn start(client: &Client, policy: &str, program: &str, script: String) -> Result
             program: Path::new(program),
             words: &words,
             user: None,
-            keep_capabilities: true,
+            capabilities: u64::MAX,
+            own_ipc: false,
             tmp: None,
             join,
         }

@@ -17,6 +17,7 @@ mod listen;
 mod look;
 mod net;
 mod open;
+mod privilege;
 mod process;
 mod unix;
 mod uring;
@@ -45,7 +46,7 @@ pub type Attempt<T = ()> = Result<T, Failure>;
 /// One verb: its name, how many arguments it takes, what it does.
 pub type Verb = (&'static str, usize, fn(&[String]) -> Attempt);
 
-const FAMILIES: [&[Verb]; 14] = [
+const FAMILIES: [&[Verb]; 15] = [
     open::VERBS,
     alias::VERBS,
     change::VERBS,
@@ -55,6 +56,7 @@ const FAMILIES: [&[Verb]; 14] = [
     dns::VERBS,
     unix::VERBS,
     process::VERBS,
+    privilege::VERBS,
     uring::VERBS,
     ways::VERBS,
     xattr::VERBS,

@@ -8,6 +8,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::table::{SCENARIOS, Scenario};
+use stockade_common::process::RELAXATIONS;
+
+use super::fellow::Fellow;
 use super::{Tally, Verdict, listeners};
 
 const ROOT: &str = "/scenario";
@@ -55,25 +58,44 @@ pub fn run(user: User, port: u16, filter: &str, tally: &mut Tally) -> io::Result
         return Ok(());
     }
     let attempt = attempt()?;
+    let fellow = Fellow::start(user.id())?;
     let policed = |extra: &[&str]| {
         let mut command = Command::new("stockade");
         command.args(["run", "--workspace", WORK]).args(user.flags()).args(extra).args(["--", &attempt]);
         command
     };
-    let denied = results(policed(&[]), user, port, &chosen)?;
+    let powers = powers();
+    let strict = |scenario: &&Scenario| scenario.power;
+    let mut denied = Vec::new();
+    if chosen.iter().any(strict) {
+        denied = results(policed(&[]), user, port, &fellow, &chosen)?;
+    }
+    if !chosen.iter().all(strict) {
+        let relaxed = results(policed(&powers), user, port, &fellow, &chosen)?;
+        let tried = |(i, scenario): (usize, &&Scenario)| {
+            if scenario.power { denied[i].clone() } else { relaxed[i].clone() }
+        };
+        denied = chosen.iter().enumerate().map(tried).collect();
+    }
     let all = ["--allow-write=/scenario/out/**", "--allow-exec=/scenario/out/**"];
     let net = ["--allow-net=127.0.0.0/8", "--allow-net=::1/128", "--allow-net=0.0.0.0/32"];
     let unix = ["--allow-net=unix:/scenario-program/**", "--allow-net=unix:@stockade-outside"];
     let listen = ["--allow-listen=0.0.0.0", "--allow-listen=::"];
-    let twin = results(policed(&[&all[..], &net[..], &unix[..], &listen[..]].concat()), user, port, &chosen)?;
+    let flags = [&all[..], &net[..], &unix[..], &listen[..], &powers[..]].concat();
+    let twin = results(policed(&flags), user, port, &fellow, &chosen)?;
     let mut outside = Command::new(&attempt);
     outside.uid(user.id()).gid(user.id());
-    let control = results(outside, user, port, &chosen)?;
+    let control = results(outside, user, port, &fellow, &chosen)?;
     for (i, scenario) in chosen.iter().enumerate() {
         let twin = scenario.twin.then(|| twin[i].as_str());
         tally.report(&format!("{}_{}", scenario.name, user.name()), judge(&denied[i], twin, &control[i]));
     }
     Ok(())
+}
+
+/// The flags that give all of `[process]`; capabilities are [`User::flags`]'s.
+fn powers() -> Vec<&'static str> {
+    RELAXATIONS.iter().flat_map(|(name, _)| ["--allow-process", name]).collect()
 }
 
 fn judge(denied: &str, twin: Option<&str>, control: &str) -> Verdict {
@@ -93,7 +115,13 @@ fn judge(denied: &str, twin: Option<&str>, control: &str) -> Verdict {
 }
 
 /// One line for each scenario, from one run of `attempt --batch -` over fresh files.
-fn results(mut command: Command, user: User, port: u16, chosen: &[&Scenario]) -> io::Result<Vec<String>> {
+fn results(
+    mut command: Command,
+    user: User,
+    port: u16,
+    fellow: &Fellow,
+    chosen: &[&Scenario],
+) -> io::Result<Vec<String>> {
     if Path::new(ROOT).exists() {
         fs::remove_dir_all(ROOT)?;
     }
@@ -117,6 +145,7 @@ fn results(mut command: Command, user: User, port: u16, chosen: &[&Scenario]) ->
         let op = op.replace("{socket}", listeners::SOCKET);
         let op = op.replace("{outsider}", &std::process::id().to_string());
         let op = op.replace("{descriptor}", &listeners::descriptor()?.to_string());
+        let op = op.replace("{fellow}", &fellow.id().to_string());
         batch += &op.replace("{port}", &port.to_string());
         batch.push('\n');
     }

@@ -17,6 +17,14 @@ fn recorded(script: &str) -> Result<Vec<Value>, String> {
     text.lines().map(|line| serde_json::from_str(line).map_err(|e| format!("{line}: {e}"))).collect()
 }
 
+/// What the schema says against a line.
+pub fn complaint(line: &str) -> Option<String> {
+    let schema: Value = serde_json::from_str(SCHEMA).ok()?;
+    let validator = jsonschema::validator_for(&schema).ok()?;
+    let event: Value = serde_json::from_str(line).unwrap_or_default();
+    validator.validate(&event).err().map(|error| format!("{error}: {line}"))
+}
+
 /// Every line is as the schema says, the run is framed, and nothing the workload does reaches the file.
 pub fn schema() -> Result<(), String> {
     let schema: Value = serde_json::from_str(SCHEMA).map_err(|e| e.to_string())?;

@@ -52,6 +52,13 @@ const CHECKS: &[(&str, Check)] = &[
     ("run_keeps_no_setfcap", super::flags::no_setfcap),
     ("unix_twin_own_sockets_can_be_reached", super::flags::own_sockets),
     ("process_twin_own_child_can_be_traced", super::flags::own_child),
+    ("process_twin_own_processes_and_namespaces", super::powers::own),
+    ("process_refusal_names_the_flag", super::powers::told),
+    ("process_module_request_is_told", super::powers::modules),
+    ("powers_root_has_the_capabilities_it_is_given", super::powers::capabilities),
+    ("powers_user_namespaces_mount_by_leave_only", super::powers::user_namespaces),
+    ("powers_ipc_of_the_host_is_others", super::powers::ipc),
+    ("powers_signals_stay_within_a_tag", super::powers::signals),
     ("rename_leaves_no_stale_verdict", super::renames::stale),
     ("rename_race_gives_no_wrong_verdict", super::renames::race),
     ("rename_side_by_side_runs_do_not_mix", super::renames::side_by_side),
@@ -113,7 +120,10 @@ const SLOW: [&str; 3] = [
 
 /// What rules mean, whoever has loaded the programs. These go through a daemon that is there already, as runs do on a host with
 /// the service; all others load their own, which takes long.
-const EITHER_WAY: [&str; 6] = ["link_", "metadata_", "overlay_", "unix_", "receive_", "listen_"];
+const EITHER_WAY: [&str; 7] = ["link_", "metadata_", "overlay_", "unix_", "receive_", "listen_", "powers_"];
+
+/// More of what rules mean: on one kernel by a daemon as well, on the others by programs that each run loads.
+const BRIEF_EITHER_WAY: [&str; 5] = ["net_", "names_", "rename_", "egress_", "process_"];
 
 /// Of those, what a command says about itself: a run that loads its own programs says more.
 const OWN_WORDS: [&str; 2] = ["unix_event_names_the_socket", "listen_refusal_names_the_flag"];
@@ -132,7 +142,9 @@ pub fn run(filter: &str, tally: &mut Tally) -> io::Result<()> {
             Some(why) => Verdict::Skip(why.to_owned()),
             None => Verdict::Fail(why),
         };
-        let either_way = EITHER_WAY.iter().any(|start| name.starts_with(start)) && !OWN_WORDS.contains(name);
+        let more: &[&str] = if brief { &BRIEF_EITHER_WAY } else { &[] };
+        let either_way =
+            EITHER_WAY.iter().chain(more).any(|start| name.starts_with(start)) && !OWN_WORDS.contains(name);
         let ready = match (name.starts_with("daemon_"), either_way) {
             (true, _) => Ok(()),
             (false, true) => Daemon::shared(""),

@@ -5,7 +5,7 @@
 /// In `op`, `{file}` is a file outside the workspace, `{new}` a free name beside it, `{dir}` their
 /// directory, `{empty}` an empty directory there, `{program}` a program there, `{work}` the
 /// workspace, `{port}` the listeners' port, `{socket}` their unix socket, `{outsider}` their process and `{descriptor}` a
-/// socket there.
+/// socket there, `{fellow}` a process of the same user.
 pub struct Scenario {
     pub name: &'static str,
     pub op: &'static str,
@@ -13,18 +13,29 @@ pub struct Scenario {
     pub twin: bool,
     /// Only root can do it even outside.
     pub root_only: bool,
+    /// What `[process]` gives: tried where it gives nothing. All else is tried where it gives everything, so that the hook which
+    /// is meant is what refuses.
+    pub power: bool,
 }
 
 const fn rule(name: &'static str, op: &'static str) -> Scenario {
-    Scenario { name, op, twin: true, root_only: false }
+    Scenario { name, op, twin: true, root_only: false, power: false }
 }
 
 const fn never(name: &'static str, op: &'static str) -> Scenario {
-    Scenario { name, op, twin: false, root_only: false }
+    Scenario { name, op, twin: false, root_only: false, power: false }
 }
 
 const fn root(name: &'static str, op: &'static str) -> Scenario {
-    Scenario { name, op, twin: false, root_only: true }
+    Scenario { name, op, twin: false, root_only: true, power: false }
+}
+
+const fn power(name: &'static str, op: &'static str) -> Scenario {
+    Scenario { name, op, twin: true, root_only: false, power: true }
+}
+
+const fn root_power(name: &'static str, op: &'static str) -> Scenario {
+    Scenario { name, op, twin: true, root_only: true, power: true }
 }
 
 pub const SCENARIOS: &[Scenario] = &[
@@ -110,6 +121,30 @@ pub const SCENARIOS: &[Scenario] = &[
     rule("unix_stream", "unix-stream {socket}"),
     rule("unix_dgram", "unix-dgram {socket}-dgram"),
     rule("unix_abstract", "unix-abstract stockade-outside"),
+    power("process_signal", "signal {fellow}"),
+    power("process_signal_thread", "signal-thread {fellow}"),
+    power("process_signal_queue", "signal-queue {fellow}"),
+    power("process_signal_pidfd", "signal-pidfd {fellow}"),
+    power("process_signal_by_file", "file-owner {fellow}"),
+    power("process_signal_by_file_ex", "file-owner-ex {fellow}"),
+    power("process_signal_by_socket", "socket-owner {fellow}"),
+    power("process_limit", "limit {fellow}"),
+    power("process_scheduler", "scheduler {fellow}"),
+    power("process_affinity", "affinity {fellow}"),
+    power("process_nice", "nice {fellow}"),
+    power("process_io_priority", "io-priority {fellow}"),
+    power("process_user_namespace", "user-namespace"),
+    power("process_user_namespace_clone", "user-namespace-clone"),
+    root_power("process_mount", "mount {empty}"),
+    root_power("process_remount", "remount"),
+    root_power("process_umount", "umount"),
+    root_power("process_move_mount", "move-mount {empty}"),
+    power("process_io_uring", "io_uring-setup"),
+    power("process_userfaultfd", "userfaultfd"),
+    power("process_add_key", "add-key"),
+    power("process_session_keyring", "session-keyring"),
+    root_power("process_perf", "perf"),
+    root_power("process_kernel_log", "kernel-log"),
     root("process_ptrace", "ptrace {outsider}"),
     root("process_bpf", "bpf-cmd"),
     root("escape_clone_into_cgroup", "clone-into-cgroup /sys/fs/cgroup"),

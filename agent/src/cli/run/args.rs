@@ -82,7 +82,13 @@ pub struct Args {
     /// Run as this user; through sudo it is who called it.
     #[arg(long)]
     pub user: Option<String>,
-    /// Leave a command that runs as root all capabilities.
+    /// Capability that a command that runs as root keeps, beside those on its own files and users; or `all`.
+    #[arg(long, value_name = "NAME")]
+    pub allow_capability: Vec<String>,
+    /// Facility of the kernel that reaches beyond the run: signals, scheduling, user-namespaces, mounts, io-uring, userfaultfd, keyrings, ipc, perf, modules, kernel-log.
+    #[arg(long, value_name = "NAME")]
+    pub allow_process: Vec<String>,
+    /// Leave a command that runs as root all capabilities: --allow-capability all.
     #[arg(long)]
     pub keep_capabilities: bool,
     /// Command and arguments.

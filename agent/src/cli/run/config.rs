@@ -38,8 +38,6 @@ pub struct Config {
     pub words: Vec<OsString>,
     /// Whom it runs as; `None`: whoever we are.
     pub user: Option<User>,
-    /// A command that runs as root keeps its capabilities.
-    pub keep_capabilities: bool,
     /// Where its temporary files are to be, in a directory that is still to be made.
     pub tmp: Option<PathBuf>,
     /// The policy, as it was put together.
@@ -97,7 +95,6 @@ impl Config {
             program,
             words: args.command.clone(),
             user,
-            keep_capabilities: args.keep_capabilities,
             tmp: checked.tmp.clone(),
             checked,
             policy: PolicyId { name: policy.name.clone(), digest, mode: mode_name(policy.mode) },
@@ -126,11 +123,15 @@ fn policy(
     let mut deny_file = args.deny_file.clone();
     // Whoever is watched must not write what is told of them.
     deny_file.extend(events.and_then(Destination::rule));
+    let mut allow_capability = args.allow_capability.clone();
+    allow_capability.extend(args.keep_capabilities.then(|| "all".to_owned()));
     let mut overlay = Overlay {
         workspaces: workspaces.writable,
         read_only: workspaces.read_only,
         repositories: workspaces.repositories,
         metadata: args.metadata,
+        allow_capability,
+        allow_process: args.allow_process.clone(),
         lift: args.lift.clone(),
         profiles: args.profile.clone(),
         tmp,

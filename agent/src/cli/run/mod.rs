@@ -16,6 +16,7 @@ mod supervise;
 use std::path::PathBuf;
 
 use nix::unistd::Pid;
+use stockade_common::process::ALLOW_IPC;
 
 pub use self::args::Args;
 use self::{config::Config, prepare::Prepared, supervise::Supervisor};
@@ -174,7 +175,8 @@ fn command(config: &Config, join: Join) -> Launch<'_> {
         program: &config.program,
         words: &config.words,
         user: config.user.as_ref(),
-        keep_capabilities: config.keep_capabilities,
+        capabilities: config.checked.process.capabilities,
+        own_ipc: config.checked.process.allow & ALLOW_IPC == 0,
         tmp: config.tmp.as_deref(),
         join,
     }

@@ -18,6 +18,8 @@ pub fn same_rules(one: &CheckedPolicy, other: &CheckedPolicy) -> bool {
         && one.listen == other.listen
         && one.loopback_own == other.loopback_own
         && one.egress == other.egress
+        && one.metadata == other.metadata
+        && one.process == other.process
         && one.dns == other.dns
         && one.uses_gate() == other.uses_gate()
         && one.private_names == other.private_names

@@ -43,6 +43,10 @@ pub struct Overlay {
     pub found: from::Answers,
     /// `--egress-interface`.
     pub egress_interface: Option<String>,
+    /// `--allow-capability`.
+    pub allow_capability: Vec<String>,
+    /// `--allow-process`.
+    pub allow_process: Vec<String>,
     /// `--metadata`.
     pub metadata: Option<Metadata>,
     /// `--mode`.

@@ -1,0 +1,165 @@
+//! `[process]`: what is given to whom, in a run and in a cgroup that the daemon holds.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+use super::batch;
+use super::daemon::{Daemon, expect, said_in, text};
+use super::fellow::Fellow;
+
+/// What needs a capability that the table of `attempt` can show without changing anything.
+const CAPABILITIES: [&str; 9] = [
+    "sys_admin",
+    "sys_chroot",
+    "sys_time",
+    "sys_rawio",
+    "sys_boot",
+    "sys_module",
+    "net_admin",
+    "sys_nice",
+    "sys_resource",
+];
+
+fn tried(cgroup: &str, words: &str) -> Result<String, String> {
+    // The one that the policy names.
+    let attempt = std::env::current_exe().map_err(text)?.with_file_name("attempt");
+    said_in(cgroup, &format!("{} {words}", attempt.display()))
+}
+
+/// Some system calls make EACCES of a refusal.
+fn refused(what: &str, got: Result<String, String>) -> Result<(), String> {
+    let got = got.map_err(|why| format!("{what}: {why}"))?;
+    if got.starts_with("denied ") { Ok(()) } else { Err(format!("{what}: {got:?}")) }
+}
+
+/// Root in a cgroup has all capabilities, and of those only what the policy gives counts.
+pub fn capabilities() -> Result<(), String> {
+    Daemon::shared("")?;
+    for name in CAPABILITIES {
+        let words = format!("capability {name}");
+        expect(&format!("{name} outside"), tried("elsewhere", &words), "allowed")?;
+        refused(&format!("{name} in the tag"), tried("ci/root", &words))?;
+    }
+    expect("setuid is basic", tried("ci/root", "capability setuid"), "allowed")?;
+    let listed: Vec<String> = CAPABILITIES.iter().map(|name| format!("{name:?}")).collect();
+    Daemon::shared(&format!("[process]\ncapabilities = [{}]", listed.join(", ")))?;
+    for name in CAPABILITIES {
+        expect(&format!("{name} given"), tried("ci/root", &format!("capability {name}")), "allowed")?;
+    }
+    Daemon::shared("")?;
+    expect("taken again", tried("ci/root", "capability sys_admin"), "denied EPERM")
+}
+
+/// In a user namespace of its own a process has all capabilities, over what is of that namespace.
+pub fn user_namespaces() -> Result<(), String> {
+    Daemon::shared("")?;
+    expect("none by default", tried("ci/root", "user-namespace"), "denied EPERM")?;
+    Daemon::shared("[process]\nallow = ['user-namespaces']")?;
+    expect("given", tried("ci/root", "user-namespace"), "allowed")?;
+    expect("a mount in it", tried("ci/root", "user-namespace-bind"), "denied EPERM")?;
+    Daemon::shared("[process]\nallow = ['user-namespaces', 'mounts']")?;
+    expect("a mount that is given", tried("ci/root", "user-namespace-bind"), "allowed")?;
+    Daemon::shared("")
+}
+
+/// What is in the host's IPC namespace is others'; a namespace of one's own is one's own.
+pub fn ipc() -> Result<(), String> {
+    Daemon::shared("")?;
+    let fellow = Fellow::start(0).map_err(text)?;
+    let ways = [format!("shared-memory {}", fellow.key), format!("shared-memory-set {}", fellow.segment)];
+    for words in ways.iter().map(String::as_str).chain(["own-semaphore"]) {
+        expect(&format!("{words} outside"), tried("elsewhere", words), "allowed")?;
+        refused(&format!("{words} in the tag"), tried("ci/root", words))?;
+    }
+    Daemon::shared("[process]\nallow = ['ipc']")?;
+    for words in ways.iter().map(String::as_str).chain(["own-semaphore"]) {
+        expect(&format!("{words} given"), tried("ci/root", words), "allowed")?;
+    }
+    Daemon::shared("")
+}
+
+/// Signals within a tag go on, whoever sends them; from outside as well.
+pub fn signals() -> Result<(), String> {
+    Daemon::shared("")?;
+    let fellow = Fellow::start(0).map_err(text)?;
+    let to_fellow = format!("signal {}", fellow.id());
+    expect("to the outside", tried("ci/signals", &to_fellow), "denied EPERM")?;
+    expect("within", tried("ci/signals", "own-signals"), "allowed")?;
+    // Of several processes in one scope, in cgroups one below the other.
+    let script = "sleep 100 & kill $! && wait $!; echo $?";
+    expect("to a neighbour", said_in("ci/signals/below", script), "143")?;
+    expect("outside to outside", tried("elsewhere", &to_fellow), "allowed")
+}
+
+fn run(flags: &[&str], words: &[&str]) -> Result<(String, String), String> {
+    let attempt = batch::attempt().map_err(text)?;
+    let mut command = Command::new("stockade");
+    command.args(["run", "--workspace", "/lifecycle/work"]).args(flags).arg("--").arg(attempt).args(words);
+    let output = command.output().map_err(text)?;
+    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    Ok((said, String::from_utf8_lossy(&output.stderr).into_owned()))
+}
+
+/// What a run does with its own processes and namespaces goes on; what is the host's is not there.
+pub fn own() -> Result<(), String> {
+    for words in [&["own-signals"][..], &["own-semaphore"], &["eventfd"]] {
+        let (said, told) = run(&[], words)?;
+        if said != "allowed" {
+            return Err(format!("{words:?}: {said}: {told}"));
+        }
+    }
+    let fellow = Fellow::start(0).map_err(text)?;
+    let (said, told) = run(&[], &["shared-memory", &fellow.key.to_string()])?;
+    if said != "error ENOENT" {
+        return Err(format!("the host's shared memory: {said}: {told}"));
+    }
+    let (said, told) = run(&["--allow-process", "ipc"], &["shared-memory", &fellow.key.to_string()])?;
+    if said == "allowed" { Ok(()) } else { Err(format!("--allow-process ipc: {said}: {told}")) }
+}
+
+/// What was refused is told with the flag that gives it, and as the schema says.
+pub fn told() -> Result<(), String> {
+    let file = "/lifecycle/powers.jsonl";
+    let fellow = Fellow::start(0).map_err(text)?;
+    let cases = [
+        (vec!["io_uring-setup".to_owned()], "--allow-process io-uring", "io_uring"),
+        (vec!["signal".to_owned(), fellow.id().to_string()], "--allow-process signals", "signal"),
+        (vec!["user-namespace".to_owned()], "--allow-process user-namespaces", "user_namespace"),
+    ];
+    for (words, flag, name) in cases {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        let (said, told) = run(&["--events", file], &words)?;
+        if said != "denied EPERM" || !told.contains(flag) {
+            return Err(format!("{words:?}: {said}: {told}"));
+        }
+        let lines = std::fs::read_to_string(file).map_err(text)?;
+        let named = |line: &str| {
+            let event: Value = serde_json::from_str(line).unwrap_or_default();
+            event["operation"]["name"] == name && event["verdict"] == "denied"
+        };
+        if !lines.lines().any(named) {
+            return Err(format!("no {name} in {lines}"));
+        }
+        std::fs::remove_file(file).map_err(text)?;
+        if let Some(complaint) = lines.lines().find_map(super::events::complaint) {
+            return Err(complaint);
+        }
+    }
+    Ok(())
+}
+
+/// The kernel looks for a filesystem that it has not, and would load a module for it.
+pub fn modules() -> Result<(), String> {
+    let file = "/lifecycle/modules.jsonl";
+    let flags =
+        ["--keep-capabilities", "--allow-process", "mounts", "--allow-exec", "/bin/**", "--events", file];
+    let mut command = Command::new("stockade");
+    command.args(["run", "--workspace", "/lifecycle/work"]).args(flags);
+    let words = ["--", "sh", "-c", "mount -t nosuchfs none /lifecycle/work"];
+    let output = command.args(words).output().map_err(text)?;
+    let lines = std::fs::read_to_string(file).map_err(text)?;
+    let named = lines.contains("\"module_request\"") && lines.contains("process modules");
+    std::fs::remove_file(file).map_err(text)?;
+    if named { Ok(()) } else { Err(format!("{}: {lines}", String::from_utf8_lossy(&output.stderr))) }
+}
