@@ -165,6 +165,20 @@ pub const VERBS: &[Verb] = &[
         sys!(SYS_semctl, semaphore, 0, libc::IPC_RMID)?;
         used.map(drop)
     }),
+    ("message-queue", 1, |a| {
+        let name = text(&a[0])?;
+        or_skip(sys!(SYS_mq_open, name.as_ptr(), libc::O_RDONLY, 0, null::<u8>()), "mqueue")
+            .map(|fd| drop(own(fd)))
+    }),
+    ("pivot-root", 1, |a| {
+        apart()?;
+        // EINVAL: it is no mount point, which is looked at when the hook has been asked.
+        let path = text(&a[0])?;
+        match sys!(SYS_pivot_root, path.as_ptr(), path.as_ptr()) {
+            Err(Failure::Os(Errno::EINVAL | Errno::EBUSY)) => Ok(()),
+            other => other.map(drop),
+        }
+    }),
     ("capability", 1, |a| capability(&a[0])),
 ];
 

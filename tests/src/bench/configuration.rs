@@ -23,14 +23,18 @@ use super::{operation, policy};
 
 /// Names a development build's eBPF object (see `agent/src/kernel/object.rs`).
 const OBJECT: &str = "STOCKADE_BPF_OBJECT";
+/// Name of AppArmor's profile, whatever its rules.
+const PROFILE: &str = "stockade-bench";
 /// Kernel start-up work ends, and detached programs leave their trampolines; under `-icount` sleeping costs nothing.
 const SETTLE: Duration = Duration::from_secs(20);
 
 /// All of them, in the order they are measured.
-const ALL: [&str; 10] = [
+const ALL: [&str; 12] = [
     "none",
     "null",
     "untagged",
+    "apparmor:10",
+    "apparmor:1000",
     "landlock:10",
     "landlock:1000",
     "tagged:10",
@@ -59,6 +63,7 @@ fn run(name: &str) -> io::Result<()> {
         "null" => beside_programs(&own, name, "/payload/null.o"),
         "untagged" => beside_programs(&own, name, "/payload/stockade.o"),
         "landlock" => finish(Command::new(own).args(["landlock", rules, name])),
+        "apparmor" => apparmor(&own, name, rules),
         "tagged" | "net" => {
             let file = PathBuf::from(format!("/tmp/{kind}-{rules}.toml"));
             let number = rules.parse().map_err(io::Error::other)?;
@@ -76,6 +81,20 @@ fn finish(command: &mut Command) -> io::Result<()> {
     if status.success() { Ok(()) } else { Err(io::Error::other(format!("ended with {status}"))) }
 }
 
+/// Under AppArmor's profile of as many path rules, if it was compiled.
+fn apparmor(own: &Path, name: &str, rules: &str) -> io::Result<()> {
+    const KERNEL: &str = "/sys/kernel/security/apparmor";
+    let Ok(profile) = fs::read(format!("/payload/apparmor-{rules}")) else {
+        println!("{name}: not measured: there is no profile");
+        return Ok(());
+    };
+    fs::write(format!("{KERNEL}/.replace"), profile)?;
+    let script = format!("echo 'exec {PROFILE}' > /proc/self/attr/exec && exec \"$0\" ops {name}");
+    let measured = finish(Command::new("/bin/sh").args(["-c", &script]).arg(own));
+    fs::write(format!("{KERNEL}/.remove"), PROFILE)?;
+    measured
+}
+
 /// In an untagged cgroup, with an object's programs attached to all hooks, and to the cgroup above. A cgroup beside it
 /// is tagged, so that nothing is skipped for want of tags.
 fn beside_programs(own: &Path, name: &str, object: &str) -> io::Result<()> {
@@ -87,7 +106,9 @@ fn beside_programs(own: &Path, name: &str, object: &str) -> io::Result<()> {
         (Ok(tagged), Ok(untagged)) => (tagged, untagged),
         (Err(error), _) | (_, Err(error)) => return Err(failed(&error)),
     };
-    let mut enforcer = Enforcer::load(&LoadOptions::default()).map_err(|error| failed(&error))?;
+    // As the daemon does.
+    let options = LoadOptions { metadata: true, ..LoadOptions::default() };
+    let mut enforcer = Enforcer::load(&options).map_err(|error| failed(&error))?;
     enforcer.attach_tracking().map_err(|error| failed(&error))?;
     enforcer.attach_lsm().map_err(|error| failed(&error))?;
     let directory = above.directory().map_err(|error| failed(&error))?;
@@ -104,7 +125,8 @@ fn beside_programs(own: &Path, name: &str, object: &str) -> io::Result<()> {
 pub fn verified() -> io::Result<()> {
     // SAFETY: this process has one thread.
     unsafe { std::env::set_var(OBJECT, "/payload/stockade.o") };
-    let enforcer = Enforcer::load(&LoadOptions::default()).map_err(io::Error::other)?;
+    let options = LoadOptions { metadata: true, ..LoadOptions::default() };
+    let enforcer = Enforcer::load(&options).map_err(io::Error::other)?;
     for (name, instructions) in enforcer.verified_instructions() {
         println!("V {name} {instructions}");
     }

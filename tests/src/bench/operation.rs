@@ -40,6 +40,9 @@ pub fn measure_all(configuration: &str) -> io::Result<()> {
     let operations = [
         Operation { name: "open", samples: 2001, run: Box::new(open) },
         Operation { name: "open_after_rename", samples: 1001, run: Box::new(open_after_rename) },
+        Operation { name: "stat", samples: 2001, run: Box::new(stat) },
+        Operation { name: "rename", samples: 1001, run: Box::new(rename) },
+        Operation { name: "signal", samples: 1001, run: Box::new(signal) },
         Operation { name: "connect", samples: 501, run: Box::new(|| connect(&listener)) },
         Operation { name: "send", samples: 1001, run: Box::new(|| send(&sender, &receiver)) },
         Operation { name: "exec", samples: 101, run: Box::new(exec) },
@@ -77,6 +80,32 @@ fn open_after_rename() -> io::Result<u64> {
     fs::rename(from, to)?;
     fs::rename(to, from)?;
     open()
+}
+
+/// `statx` of a path.
+fn stat() -> io::Result<u64> {
+    let start = now();
+    fs::metadata(FILE)?;
+    Ok(now() - start)
+}
+
+/// `rename` to another name in the same directory.
+fn rename() -> io::Result<u64> {
+    let [from, to] = MOVED;
+    let start = now();
+    fs::rename(from, to)?;
+    let ticks = now() - start;
+    fs::rename(to, from)?;
+    Ok(ticks)
+}
+
+/// `kill` of oneself with no signal.
+fn signal() -> io::Result<u64> {
+    let start = now();
+    // SAFETY: takes numbers only.
+    let sent = unsafe { libc::kill(std::process::id().cast_signed(), 0) };
+    let ticks = now() - start;
+    if sent == 0 { Ok(ticks) } else { Err(io::Error::last_os_error()) }
 }
 
 /// `socket`, `connect` and `close`; the close resets, so that nothing piles up.

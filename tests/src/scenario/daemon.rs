@@ -47,6 +47,12 @@ impl Daemon {
         Ok(())
     }
 
+    /// Process id of the one that scenarios share.
+    pub(super) fn shared_id() -> Result<u32, String> {
+        let shared = SHARED.lock().map_err(text)?;
+        shared.as_ref().map(|daemon| daemon.0.id()).ok_or_else(|| "no daemon is shared".into())
+    }
+
     /// Ends the one that scenarios share, if there is one.
     pub(super) fn end_shared() -> Result<(), String> {
         drop(SHARED.lock().map_err(text)?.take());

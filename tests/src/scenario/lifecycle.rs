@@ -59,6 +59,7 @@ const CHECKS: &[(&str, Check)] = &[
     ("powers_user_namespaces_mount_by_leave_only", super::powers::user_namespaces),
     ("powers_ipc_of_the_host_is_others", super::powers::ipc),
     ("powers_signals_stay_within_a_tag", super::powers::signals),
+    ("powers_root_cannot_touch_what_governs_it", super::powers::governed),
     ("rename_leaves_no_stale_verdict", super::renames::stale),
     ("rename_race_gives_no_wrong_verdict", super::renames::race),
     ("rename_side_by_side_runs_do_not_mix", super::renames::side_by_side),

@@ -92,6 +92,65 @@ pub fn signals() -> Result<(), String> {
     expect("outside to outside", tried("elsewhere", &to_fellow), "allowed")
 }
 
+/// The host's queue of messages, made by this process; it is gone when this is dropped.
+struct Queue(std::os::fd::OwnedFd);
+
+impl Queue {
+    const NAME: &std::ffi::CStr = c"stockade-outside";
+
+    fn make() -> Result<Self, String> {
+        let flags = libc::O_CREAT | libc::O_RDWR;
+        // SAFETY: passes a string that ends with NUL, and takes what the kernel returns.
+        let queue = unsafe {
+            libc::syscall(libc::SYS_mq_open, Self::NAME.as_ptr(), flags, 0o666, std::ptr::null::<u8>())
+        };
+        if queue < 0 {
+            return Err(text(std::io::Error::last_os_error()));
+        }
+        // SAFETY: just made, and nobody else's.
+        Ok(Self(unsafe { std::os::fd::FromRawFd::from_raw_fd(queue as i32) }))
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: passes a string that ends with NUL.
+        unsafe { libc::syscall(libc::SYS_mq_unlink, Self::NAME.as_ptr()) };
+    }
+}
+
+/// Root in a tagged cgroup can reach nothing by which Stockade, or others' cgroups, are governed.
+pub fn governed() -> Result<(), String> {
+    Daemon::shared("")?;
+    let queue = Queue::make()?;
+    let pins = "/sys/fs/bpf/outside";
+    let cgroup = "/sys/fs/cgroup/elsewhere";
+    std::fs::create_dir_all(cgroup).map_err(text)?;
+    let pid = Daemon::shared_id()?;
+    let attempts = [
+        format!("signal {pid}"),
+        format!("limit {pid}"),
+        format!("write-open /proc/{pid}/oom_score_adj"),
+        format!("write-open {}", super::daemon::POLICY),
+        format!("write-open {cgroup}/cgroup.procs"),
+        format!("write-open {cgroup}/cgroup.kill"),
+        format!("write-open {cgroup}/cgroup.freeze"),
+        "write-open /sys/fs/cgroup/ci/cgroup.procs".into(),
+        "write-open /proc/sys/kernel/core_pattern".into(),
+        "write-open /proc/sysrq-trigger".into(),
+        "unix-stream /run/stockade/stockade.sock".into(),
+        format!("message-queue {}", Queue::NAME.to_string_lossy()),
+        format!("rmdir {pins}"),
+    ];
+    for words in &attempts {
+        std::fs::create_dir_all(pins).map_err(text)?;
+        refused(&format!("{words} in the tag"), tried("ci/root", words))?;
+        expect(&format!("{words} outside"), tried("elsewhere", words), "allowed")?;
+    }
+    drop(queue);
+    Ok(())
+}
+
 fn run(flags: &[&str], words: &[&str]) -> Result<(String, String), String> {
     let attempt = batch::attempt().map_err(text)?;
     let mut command = Command::new("stockade");

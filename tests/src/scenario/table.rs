@@ -139,6 +139,7 @@ pub const SCENARIOS: &[Scenario] = &[
     root_power("process_remount", "remount"),
     root_power("process_umount", "umount"),
     root_power("process_move_mount", "move-mount {empty}"),
+    root_power("process_pivot_root", "pivot-root {empty}"),
     power("process_io_uring", "io_uring-setup"),
     power("process_userfaultfd", "userfaultfd"),
     power("process_add_key", "add-key"),

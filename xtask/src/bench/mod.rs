@@ -1,5 +1,7 @@
 //! `bench`: what an operation costs, in guest instructions, with every configuration measured in one boot.
 
+mod apparmor;
+
 use std::{collections::BTreeMap, fmt::Write as _, io, time::Duration};
 
 use anyhow::{Context as _, Result};
@@ -102,6 +104,7 @@ pub fn run(args: &Args) -> Result<u8> {
         std::fs::copy(&file, payload.path().join(name))
             .with_context(|| format!("copying {}", file.display()))?;
     }
+    apparmor::compile_all(payload.path())?;
     let mut words = vec!["bench".to_owned(), "suite".to_owned()];
     if !args.configurations.is_empty() {
         words.extend(["none", "null"].map(str::to_owned));
