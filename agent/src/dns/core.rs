@@ -10,10 +10,12 @@ use hickory_proto::rr::RecordType;
 
 use super::{
     Answered, GateEvent, Kernel, Why,
-    answer::{self, Data, Selection, TTL},
+    answer::{self, Data, Selection},
+    brief::Brief,
     cache::{Cache, Remembered},
     ledger::{Change, LedgerError},
     question::{self, Parsed, Question, Transport},
+    ready::{self, JudgedBy},
     refusal::refusal_code,
     reply::{self, Content, Reason, reason},
     scope::{Counted, Scope, State},
@@ -90,6 +92,15 @@ impl Core {
 
     pub(super) fn cache(&self) -> MutexGuard<'_, Cache> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the reply to a datagram whose question was answered before, where that comes to the same as [`Core::take`].
+    #[must_use]
+    pub fn repeat(&self, asker: &Asker, packet: &[u8], now: u32, out: &mut Vec<u8>) -> bool {
+        let Some(brief) = Brief::read(packet) else { return false };
+        let state = asker.scope.lock();
+        let State { table, own, ledger, ready, .. } = &*state;
+        ready.reply(JudgedBy { table, own }, ledger, &brief, now, out)
     }
 
     /// Takes a packet.
@@ -174,8 +185,9 @@ impl Core {
         if let Some(rule) = denied {
             return self.refuse_as(asker, state, question, Why::LeadsToDenied, Some(rule), now);
         }
-        let all_refused = data.is_empty() && !refused.is_empty();
-        if !refused.is_empty() {
+        let all_are_let_through = refused.is_empty();
+        let all_refused = data.is_empty() && !all_are_let_through;
+        if !all_are_let_through {
             self.rebinding(asker, state, question, covered, (refused, what), now);
         }
         if all_refused && kind != RecordType::HTTPS && kind != RecordType::SVCB {
@@ -187,29 +199,35 @@ impl Core {
             let reason = Reason { code: reason::FILTERED, text };
             return reply::error(&question.plain, Some(&question.query), code, Some(reason));
         }
-        let ttl = expires.saturating_sub(now).clamp(TTL.0, TTL.1);
+        let ttl = ready::ttl(*expires, now);
         let nonexistent = facts.data == Data::Nonexistent;
         let reply =
             reply::answer(&question.plain, &question.query, Content { chain, data, ttl, nonexistent });
-        if reply.truncated || grant.is_empty() || !covered.is_by_rule() {
+        if reply.truncated || !covered.is_by_rule() {
             return reply.bytes;
         }
-        match self.grant(asker.scope.id, state, question, covered, &grant, (now, ttl)) {
-            Ok(false) => reply.bytes,
-            Ok(true) => {
-                (self.events)(GateEvent::Answered(Answered {
-                    scope: asker.scope.id,
-                    netns: asker.netns,
-                    name: question.key.to_string(),
-                    kind: kind.to_string(),
-                    addresses: grant,
-                    rule: covered.rule,
-                    ttl,
-                }));
-                reply.bytes
-            }
-            Err(error) => self.not_granted(asker, state, question, error, now),
+        let until = ready::until(*expires, now);
+        let new = match self.grant(asker.scope.id, state, question, covered, &grant, (now, until)) {
+            Ok(new) => new,
+            Err(error) => return self.not_granted(asker, state, question, error, now),
+        };
+        // Of addresses that are left out an event tells, each time anew.
+        if all_are_let_through {
+            let State { table, own, ready, .. } = state;
+            ready.keep(JudgedBy { table, own }, question, &reply.bytes, &grant, *expires);
         }
+        if new {
+            (self.events)(GateEvent::Answered(Answered {
+                scope: asker.scope.id,
+                netns: asker.netns,
+                name: question.key.to_string(),
+                kind: kind.to_string(),
+                addresses: grant,
+                rule: covered.rule,
+                ttl,
+            }));
+        }
+        reply.bytes
     }
 
     /// Tells the kernel; whether there was anything new to tell.
@@ -220,12 +238,14 @@ impl Core {
         question: &Question,
         covered: &Covered,
         addresses: &[IpAddr],
-        (now, ttl): (u32, u32),
+        (now, until): (u32, u32),
     ) -> Result<bool, String> {
+        if addresses.is_empty() {
+            return Ok(false);
+        }
         if state.forgotten {
             return Err("the scope is gone".into());
         }
-        let until = now.saturating_add(ttl).saturating_add(GRACE);
         let State { table, ledger, .. } = state;
         let mut prepared = ledger.prepare(table, &question.key, covered, addresses, (now, until));
         if matches!(prepared, Err(LedgerError::Full)) {
@@ -267,8 +287,15 @@ impl Core {
 
     /// Addresses that this host has from now on.
     pub fn set_own(&self, addresses: HashSet<IpAddr>) {
-        let own = Arc::new(addresses);
-        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&own);
+        let own = {
+            let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+            // Replies are kept for as long as these are the same.
+            if **own == addresses {
+                return;
+            }
+            *own = Arc::new(addresses);
+            Arc::clone(&own)
+        };
         let scopes: Vec<_> = self.scopes().values().cloned().collect();
         for scope in scopes {
             scope.lock().own = Arc::clone(&own);
@@ -280,7 +307,9 @@ impl Core {
         let scopes: Vec<_> = self.scopes().values().cloned().collect();
         for scope in scopes {
             let mut state = scope.lock();
-            let gone = state.ledger.sweep(now);
+            let State { table, own, ledger, ready, .. } = &mut *state;
+            ready.sweep(JudgedBy { table, own }, now);
+            let gone = ledger.sweep(now);
             self.revoke(scope.id, &gone);
         }
     }

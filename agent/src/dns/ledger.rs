@@ -81,6 +81,17 @@ fn address(data: PrefixData) -> IpAddr {
 }
 
 impl Ledger {
+    /// Until when a name holds for an address that it was answered with.
+    fn holds_until(&self, name: &Key, address: &PrefixData) -> Option<u32> {
+        let names = &self.addresses.get(address)?.names;
+        names.iter().find(|(known, _)| known == name).map(|(_, until)| *until)
+    }
+
+    /// Whether the kernel has been told already that a name holds for all these addresses until `expires`.
+    pub fn holds(&self, name: &Key, addresses: &[PrefixData], expires: u32) -> bool {
+        addresses.iter().all(|address| self.holds_until(name, address) >= Some(expires))
+    }
+
     /// What has to change so that a name that was answered with these addresses holds for them until `expires`.
     ///
     /// # Errors
@@ -97,9 +108,7 @@ impl Ledger {
         let mut new = 0;
         for address in addresses.iter().copied().map(prefix_data) {
             let held = self.addresses.get(&address);
-            let known = held.and_then(|held| held.names.iter().find(|(known, _)| known == name));
-            if known.is_some_and(|(_, until)| *until >= expires)
-                || changes.iter().any(|change| change.address == address)
+            if self.holds(name, &[address], expires) || changes.iter().any(|change| change.address == address)
             {
                 continue;
             }

@@ -3,10 +3,12 @@
 //!
 //! ```text
 //! question -> name (table) -> cache or upstream -> facts (answer) -> addresses (address) -> grants (ledger) -> reply
+//! brief question -> the reply that was given last (ready) -> still granted (ledger) -> the same, with its time
 //! ```
 
 mod address;
 mod answer;
+mod brief;
 mod budget;
 mod cache;
 mod clock;
@@ -19,6 +21,7 @@ mod name;
 mod own;
 mod question;
 mod quiet;
+mod ready;
 mod refusal;
 mod reply;
 mod resolve;

@@ -14,8 +14,9 @@ use super::{
 /// Longest question that is read. A name is 255 bytes at most, options a few more.
 pub const MAX_QUESTION: usize = 4096;
 /// What may go into a datagram, whatever the client says: nothing that needs fragments.
-const MAX_DATAGRAM: u16 = 1232;
-const MIN_DATAGRAM: u16 = 512;
+pub const MAX_DATAGRAM: u16 = 1232;
+/// What fits into one in any case.
+pub const MIN_DATAGRAM: u16 = 512;
 
 /// How a question came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -118,6 +118,8 @@ fn core() -> (Core, Asker, Arc<Recorder>) {
 pub fn check_query(packet: &[u8]) {
     for transport in [Transport::Udp, Transport::Tcp] {
         let (core, asker, recorder) = core();
+        let mut again = Vec::new();
+        assert!(!core.repeat(&asker, packet, NOW, &mut again), "a reply to what nobody asked");
         let limit = match question::parse(packet, transport) {
             Parsed::Question(question) => usize::from(question.plain.limit),
             Parsed::Wrong(_) | Parsed::Nothing => 1232,
@@ -136,6 +138,9 @@ pub fn check_query(packet: &[u8]) {
                 assert!(!bytes.is_empty() && bytes.len() <= limit, "{} bytes", bytes.len());
                 assert_eq!(bytes.get(..2), packet.get(..2));
                 check_reply(&bytes, &recorder);
+                if transport == Transport::Udp && core.repeat(&asker, packet, NOW, &mut again) {
+                    assert_eq!(again, bytes);
+                }
             }
         }
     }

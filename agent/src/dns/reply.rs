@@ -61,6 +61,11 @@ pub mod reason {
 const MAX_TEXT: usize = 200;
 /// What the gate takes in a datagram.
 const PAYLOAD: u16 = 1232;
+/// The options of a reply that has nothing more to say, as they are sent.
+pub const OPTIONS: [u8; 11] = {
+    let [high, low] = PAYLOAD.to_be_bytes();
+    [0, 0, 41, high, low, 0, 0, 0, 0, 0, 0]
+};
 
 /// What an answer says.
 #[derive(Debug, Default)]

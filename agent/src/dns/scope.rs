@@ -9,7 +9,7 @@ use std::{
     },
 };
 
-use super::{budget::Budget, ledger::Ledger, quiet::Quiet, table::NameTable};
+use super::{budget::Budget, ledger::Ledger, quiet::Quiet, ready::Ready, table::NameTable};
 
 /// A scope.
 #[derive(Debug)]
@@ -36,6 +36,8 @@ pub struct State {
     pub quiet: Quiet,
     /// This host's own addresses.
     pub own: Arc<HashSet<IpAddr>>,
+    /// Replies that it was given.
+    pub ready: Ready,
     /// Nothing is granted to it any more.
     pub forgotten: bool,
 }

@@ -45,6 +45,7 @@ impl Server {
     /// Answers datagrams, for ever.
     pub async fn udp(self, socket: Arc<UdpSocket>) {
         let mut buffer = [0; MAX_QUESTION + 1];
+        let mut ready = Vec::new();
         loop {
             if let Err(error) = socket.readable().await {
                 tracing::error!(scope = self.asker.scope.id, %error, "a gate's socket is broken");
@@ -58,7 +59,12 @@ impl Server {
                     Err(_) => continue,
                 };
                 let packet = buffer.get(..length).unwrap_or_default();
-                match self.core.take(&self.asker, packet, Transport::Udp, boot_seconds()) {
+                let now = boot_seconds();
+                if self.core.repeat(&self.asker, packet, now, &mut ready) {
+                    drop(socket.try_send_to(&ready, peer));
+                    continue;
+                }
+                match self.core.take(&self.asker, packet, Transport::Udp, now) {
                     Step::Nothing => {}
                     Step::Reply(reply) if reply.is_empty() => {}
                     // As with any datagram, one that finds no room is lost; the client asks again.
