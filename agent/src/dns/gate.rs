@@ -22,6 +22,7 @@ use super::{
     DnsConfig, GateEvent, Granting, Held, Kernel, NameTable,
     clock::boot_seconds,
     core::{Asker, Core},
+    datagrams::Datagrams,
     resolve::Resolver,
     serve::Server,
     sockets::{self, Sockets},
@@ -209,6 +210,7 @@ fn note_own(core: &Core) {
 fn run(runtime: &Runtime, core: Arc<Core>, resolver: Arc<Resolver>, mut orders: UnboundedReceiver<Order>) {
     runtime.block_on(async move {
         let mut serving: HashMap<Place, Vec<AbortHandle>> = HashMap::new();
+        let datagrams = Arc::new(Mutex::new(Datagrams::new()));
         let mut sweep = interval(SWEEP);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -216,7 +218,8 @@ fn run(runtime: &Runtime, core: Arc<Core>, resolver: Arc<Resolver>, mut orders: 
                 order = orders.recv() => match order {
                     Some(Order::Serve(asker, sockets)) => {
                         let place = (asker.scope.id, asker.netns);
-                        let server = Server { core: Arc::clone(&core), resolver: Arc::clone(&resolver), asker };
+                        let (core, resolver) = (Arc::clone(&core), Arc::clone(&resolver));
+                        let server = Server { core, resolver, asker, datagrams: Arc::clone(&datagrams) };
                         serving.insert(place, serve(&server, sockets));
                     }
                     Some(Order::End(place)) => {
@@ -260,7 +263,7 @@ fn serve(server: &Server, sockets: Sockets) -> Vec<AbortHandle> {
     tasks
 }
 
-/// Runs something that never ends; begins it anew if it panics, which costs the question that made it.
+/// Runs something that never ends; begins it anew if it panics, which costs the questions that came with the one that made it.
 fn lasting<F: Future<Output = ()> + Send + 'static>(begin: impl Fn() -> F + Send + 'static) -> AbortHandle {
     let task = tokio::spawn(async move {
         let mut inner = Ending(tokio::spawn(begin()));

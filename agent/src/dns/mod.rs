@@ -14,6 +14,7 @@ mod cache;
 mod clock;
 mod config;
 mod core;
+mod datagrams;
 mod event;
 mod gate;
 mod ledger;

@@ -1,9 +1,14 @@
 //! Takes questions from sockets and sends replies.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    os::fd::AsFd as _,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncReadExt as _, AsyncWriteExt as _, Interest},
     net::{TcpListener, TcpStream, UdpSocket, tcp::OwnedReadHalf},
     sync::{Semaphore, mpsc},
     time::timeout,
@@ -12,13 +17,14 @@ use tokio::{
 use super::{
     clock::boot_seconds,
     core::{Asker, Core, Step},
+    datagrams::{Datagrams, Place},
     question::{MAX_QUESTION, Question, Transport},
     resolve::Resolver,
     scope::Counted,
 };
 
-/// Questions that are taken from a socket before others have their turn.
-const TURN: usize = 64;
+/// Batches of datagrams that are taken from a socket before others have their turn.
+const BATCHES: usize = 4;
 /// Connections of a scope.
 const MAX_CONNECTIONS: u32 = 64;
 /// Questions of a connection that are answered at once.
@@ -32,6 +38,8 @@ pub struct Server {
     pub core: Arc<Core>,
     pub resolver: Arc<Resolver>,
     pub asker: Asker,
+    /// Room that all sockets share: each needs it for no longer than its turn.
+    pub datagrams: Arc<Mutex<Datagrams>>,
 }
 
 impl Server {
@@ -44,43 +52,52 @@ impl Server {
 
     /// Answers datagrams, for ever.
     pub async fn udp(self, socket: Arc<UdpSocket>) {
-        let mut buffer = [0; MAX_QUESTION + 1];
-        let mut ready = Vec::new();
         loop {
             if let Err(error) = socket.readable().await {
                 tracing::error!(scope = self.asker.scope.id, %error, "a gate's socket is broken");
                 return;
             }
-            for _ in 0..TURN {
-                let (length, peer) = match socket.try_recv_from(&mut buffer) {
-                    Ok(received) => received,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    // What an earlier reply met, for instance a client that is gone.
-                    Err(_) => continue,
-                };
-                let packet = buffer.get(..length).unwrap_or_default();
-                let now = boot_seconds();
-                if self.core.repeat(&self.asker, packet, now, &mut ready) {
-                    drop(socket.try_send_to(&ready, peer));
-                    continue;
-                }
-                match self.core.take(&self.asker, packet, Transport::Udp, now) {
-                    Step::Nothing => {}
-                    Step::Reply(reply) if reply.is_empty() => {}
-                    // As with any datagram, one that finds no room is lost; the client asks again.
-                    Step::Reply(reply) => drop(socket.try_send_to(&reply, peer)),
-                    Step::Ask(question, counted) => {
-                        let (server, socket) = (self.clone(), Arc::clone(&socket));
-                        tokio::spawn(async move {
-                            let reply = server.answered(question, counted).await;
-                            if !reply.is_empty() {
-                                drop(socket.send_to(&reply, peer).await);
-                            }
-                        });
-                    }
-                }
-            }
+            self.turn(&socket);
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Answers the datagrams that are there; not all, if they are many.
+    fn turn(&self, socket: &Arc<UdpSocket>) {
+        let mut datagrams = self.datagrams.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..BATCHES {
+            let datagrams = &mut *datagrams;
+            let places = match socket.try_io(Interest::READABLE, || datagrams.receive(socket.as_fd())) {
+                Ok(places) => places,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // What an earlier reply met, for instance a client that is gone.
+                Err(_) => continue,
+            };
+            let now = boot_seconds();
+            for place in &mut *places {
+                self.datagram(socket, place, now);
+            }
+            Datagrams::send(places, socket.as_fd());
+        }
+    }
+
+    fn datagram(&self, socket: &Arc<UdpSocket>, place: &mut Place, now: u32) {
+        let (packet, reply) = place.parts();
+        if self.core.repeat(&self.asker, packet, now, reply) {
+            return;
+        }
+        match self.core.take(&self.asker, packet, Transport::Udp, now) {
+            Step::Nothing => {}
+            Step::Reply(bytes) => *reply = bytes,
+            Step::Ask(question, counted) => {
+                let (server, socket, peer) = (self.clone(), Arc::clone(socket), place.peer.address());
+                tokio::spawn(async move {
+                    let reply = server.answered(question, counted).await;
+                    if !reply.is_empty() {
+                        drop(socket.send_to(&reply, peer).await);
+                    }
+                });
+            }
         }
     }
 

@@ -1,8 +1,9 @@
 //! Datagrams, connections, sizes, and who may be how rude.
 
 use std::{
+    collections::BTreeMap,
     io::{Read as _, Write as _},
-    net::TcpStream,
+    net::{Ipv4Addr, TcpStream, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -90,6 +91,38 @@ fn questions_that_are_none_are_told_so() {
     assert_eq!(code(&Message::from_vec(&stage.send(&cut).unwrap()).unwrap()), ResponseCode::FormErr);
     assert_eq!(server.asked(), 0);
     assert_eq!(addresses(&stage.ask("a.test", RecordType::A)).len(), 1);
+}
+
+#[test]
+fn each_datagram_of_a_burst_is_answered() {
+    let (server, stage) = stage(1);
+    assert_eq!(addresses(&stage.ask("a.test", RecordType::A)).len(), 1);
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
+    socket.connect((Ipv4Addr::LOCALHOST, stage.port)).unwrap();
+    let mut expected = BTreeMap::new();
+    for index in 0..60 {
+        // Known, not yet known, and refused.
+        let (text, code) = match index % 3 {
+            0 => ("a.test".to_owned(), ResponseCode::NoError),
+            1 => (format!("n{}.w.test", index % 7), ResponseCode::NoError),
+            _ => ("other.test".to_owned(), ResponseCode::NXDomain),
+        };
+        let mut packet = question(&text, RecordType::A);
+        packet[..2].copy_from_slice(&[0, index]);
+        socket.send(&packet).unwrap();
+        expected.insert(u16::from(index), code);
+    }
+    let answered: BTreeMap<_, _> = (0..60)
+        .map(|_| {
+            let mut buffer = [0; 1232];
+            let length = socket.recv(&mut buffer).unwrap();
+            let reply = Message::from_vec(&buffer[..length]).unwrap();
+            (reply.metadata.id, code(&reply))
+        })
+        .collect();
+    assert_eq!(answered, expected);
+    assert_eq!(server.asked(), 8);
 }
 
 #[test]
