@@ -124,17 +124,30 @@ const SLOW: [&str; 3] = [
 const EITHER_WAY: [&str; 7] = ["link_", "metadata_", "overlay_", "unix_", "receive_", "listen_", "powers_"];
 
 /// More of what rules mean: on one kernel by a daemon as well, on the others by programs that each run loads.
-const BRIEF_EITHER_WAY: [&str; 5] = ["net_", "names_", "rename_", "egress_", "process_"];
+const BRIEF_EITHER_WAY: [&str; 6] =
+    ["net_zero", "net_metadata", "net_loopback", "names_", "rename_", "process_"];
 
-/// Of those, what a command says about itself: a run that loads its own programs says more.
-const OWN_WORDS: [&str; 2] = ["unix_event_names_the_socket", "listen_refusal_names_the_flag"];
+/// Of those, what a command says about itself, since a run that loads its own programs says more; and what starts a daemon.
+const OWN_WORDS: [&str; 4] = [
+    "unix_event_names_the_socket",
+    "listen_refusal_names_the_flag",
+    "process_refusal_names_the_flag",
+    "names_gate_answers_its_own_scope_only",
+];
 
 /// Runs every matching check.
 pub fn run(filter: &str, tally: &mut Tally) -> io::Result<()> {
     prepare()?;
     let checks = CHECKS.iter().chain(super::net_unix::CHECKS).chain(super::net_listen::CHECKS);
     let brief = std::env::var_os("SCENARIO_BRIEF").is_some();
-    for (name, check) in checks.filter(|(name, _)| super::is_chosen(name, filter)) {
+    let more: &[&str] = if brief { &BRIEF_EITHER_WAY } else { &[] };
+    let either_way = |name: &str| {
+        EITHER_WAY.iter().chain(more).any(|start| name.starts_with(start)) && !OWN_WORDS.contains(&name)
+    };
+    let mut chosen: Vec<_> = checks.filter(|(name, _)| super::is_chosen(name, filter)).collect();
+    // Those that share a daemon side by side, so that it is started once.
+    chosen.sort_by_key(|(name, _)| !either_way(name));
+    for (name, check) in chosen {
         if brief && SLOW.contains(name) {
             tally.report(name, Verdict::Skip("it takes minutes, and is tried on another kernel".into()));
             continue;
@@ -143,10 +156,7 @@ pub fn run(filter: &str, tally: &mut Tally) -> io::Result<()> {
             Some(why) => Verdict::Skip(why.to_owned()),
             None => Verdict::Fail(why),
         };
-        let more: &[&str] = if brief { &BRIEF_EITHER_WAY } else { &[] };
-        let either_way =
-            EITHER_WAY.iter().chain(more).any(|start| name.starts_with(start)) && !OWN_WORDS.contains(name);
-        let ready = match (name.starts_with("daemon_"), either_way) {
+        let ready = match (name.starts_with("daemon_"), either_way(name)) {
             (true, _) => Ok(()),
             (false, true) => Daemon::shared(""),
             // Others may not meet the daemon that some share.

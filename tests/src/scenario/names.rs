@@ -30,6 +30,8 @@ fn tried(flags: Option<&[&str]>, operations: &[&str]) -> Result<Vec<String>, Str
         Some(flags) => {
             let mut command = Command::new("stockade");
             command.args(["run", "--workspace", "/lifecycle/work", "--allow-read=/etc/resolv.conf"]);
+            // Else nothing of what is tried by it would come as far as the network.
+            command.args(["--allow-process", "io-uring"]);
             command.args(flags.iter().map(|flag| fill(flag))).args(["--", &attempt]);
             command
         }

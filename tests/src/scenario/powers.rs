@@ -93,7 +93,9 @@ pub fn signals() -> Result<(), String> {
 }
 
 /// The host's queue of messages, made by this process; it is gone when this is dropped.
-struct Queue(std::os::fd::OwnedFd);
+struct Queue {
+    _descriptor: std::os::fd::OwnedFd,
+}
 
 impl Queue {
     const NAME: &std::ffi::CStr = c"stockade-outside";
@@ -108,7 +110,7 @@ impl Queue {
             return Err(text(std::io::Error::last_os_error()));
         }
         // SAFETY: just made, and nobody else's.
-        Ok(Self(unsafe { std::os::fd::FromRawFd::from_raw_fd(queue as i32) }))
+        Ok(Self { _descriptor: unsafe { std::os::fd::FromRawFd::from_raw_fd(queue as i32) } })
     }
 }
 
