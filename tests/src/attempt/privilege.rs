@@ -29,8 +29,8 @@ pub const VERBS: &[Verb] = &[
         // SAFETY: the child does nothing but wait for the signal.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
-            // SAFETY: ends only by the signal.
             loop {
+                // SAFETY: takes nothing.
                 unsafe { libc::pause() };
             }
         }

@@ -48,6 +48,11 @@ pub fn attempt() -> io::Result<String> {
     Ok(path.to_owned())
 }
 
+/// Whether a scenario matches.
+pub fn has_any(filter: &str) -> bool {
+    SCENARIOS.iter().any(|scenario| super::is_chosen(scenario.name, filter))
+}
+
 /// Runs every matching scenario as `user`.
 pub fn run(user: User, port: u16, filter: &str, tally: &mut Tally) -> io::Result<()> {
     let chosen: Vec<&Scenario> = SCENARIOS

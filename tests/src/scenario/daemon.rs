@@ -256,7 +256,9 @@ pub fn at_once() -> Result<(), String> {
 
 /// A workload with mounts of its own waits until they are known, and is then held by what it sees.
 pub fn other_mounts() -> Result<(), String> {
-    let more = "write = [\"/daemon/own/**\"]";
+    // The program that mounts is executed in the cgroup already.
+    let more =
+        "write = [\"/daemon/own/**\"]\n[process]\ncapabilities = [\"sys_admin\"]\nallow = [\"mounts\"]";
     let daemon = Daemon::start(more)?;
     fs::create_dir_all("/daemon/own").map_err(text)?;
     let script = format!(

@@ -121,11 +121,22 @@ const SLOW: [&str; 3] = [
 
 /// What rules mean, whoever has loaded the programs. These go through a daemon that is there already, as runs do on a host with
 /// the service; all others load their own, which takes long.
-const EITHER_WAY: [&str; 7] = ["link_", "metadata_", "overlay_", "unix_", "receive_", "listen_", "powers_"];
+const EITHER_WAY: [&str; 11] = [
+    "link_",
+    "metadata_",
+    "overlay_",
+    "unix_",
+    "receive_",
+    "listen_",
+    "powers_",
+    "rename_",
+    "net_zero",
+    "net_metadata",
+    "net_loopback",
+];
 
 /// More of what rules mean: on one kernel by a daemon as well, on the others by programs that each run loads.
-const BRIEF_EITHER_WAY: [&str; 6] =
-    ["net_zero", "net_metadata", "net_loopback", "names_", "rename_", "process_"];
+const BRIEF_EITHER_WAY: [&str; 2] = ["names_", "process_"];
 
 /// Of those, what a command says about itself, since a run that loads its own programs says more; and what starts a daemon.
 const OWN_WORDS: [&str; 4] = [

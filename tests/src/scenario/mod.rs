@@ -50,6 +50,10 @@ pub fn main(filter: &str) -> io::Result<bool> {
         lifecycle::without_lsm(&mut tally)?;
     } else {
         let port = listeners::start()?;
+        // Where minutes count, by the daemon that the next scenarios share.
+        if std::env::var_os("SCENARIO_BRIEF").is_some() && batch::has_any(filter) {
+            daemon::Daemon::shared("").map_err(io::Error::other)?;
+        }
         for user in [batch::User::Root, batch::User::Ordinary] {
             batch::run(user, port, filter, &mut tally)?;
         }

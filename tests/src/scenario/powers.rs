@@ -1,6 +1,7 @@
 //! `[process]`: what is given to whom, in a run and in a cgroup that the daemon holds.
 
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -153,30 +154,33 @@ pub fn governed() -> Result<(), String> {
     Ok(())
 }
 
-fn run(flags: &[&str], words: &[&str]) -> Result<(String, String), String> {
+/// What comes of each line, and what the run says at its end.
+fn run(flags: &[&str], lines: &[String]) -> Result<(Vec<String>, String), String> {
     let attempt = batch::attempt().map_err(text)?;
     let mut command = Command::new("stockade");
-    command.args(["run", "--workspace", "/lifecycle/work"]).args(flags).arg("--").arg(attempt).args(words);
-    let output = command.output().map_err(text)?;
-    let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    command.args(["run", "--workspace", "/lifecycle/work"]).args(flags).arg("--").arg(attempt);
+    let pipes = command.args(["--batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = pipes.stderr(Stdio::piped()).spawn().map_err(text)?;
+    if let Some(mut input) = child.stdin.take() {
+        // A refusal to start closes the pipe; its message says more than EPIPE.
+        let _ = input.write_all((lines.join("\n") + "\n").as_bytes());
+    }
+    let output = child.wait_with_output().map_err(text)?;
+    let said = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
     Ok((said, String::from_utf8_lossy(&output.stderr).into_owned()))
 }
 
 /// What a run does with its own processes and namespaces goes on; what is the host's is not there.
 pub fn own() -> Result<(), String> {
-    for words in [&["own-signals"][..], &["own-semaphore"], &["eventfd"]] {
-        let (said, told) = run(&[], words)?;
-        if said != "allowed" {
-            return Err(format!("{words:?}: {said}: {told}"));
-        }
-    }
     let fellow = Fellow::start(0).map_err(text)?;
-    let (said, told) = run(&[], &["shared-memory", &fellow.key.to_string()])?;
-    if said != "error ENOENT" {
-        return Err(format!("the host's shared memory: {said}: {told}"));
+    let hosts = format!("shared-memory {}", fellow.key);
+    let lines = ["own-signals", "own-semaphore", "eventfd", &hosts].map(str::to_owned);
+    let (said, told) = run(&[], &lines)?;
+    if said != ["allowed", "allowed", "allowed", "error ENOENT"] {
+        return Err(format!("{lines:?}: {said:?}: {told}"));
     }
-    let (said, told) = run(&["--allow-process", "ipc"], &["shared-memory", &fellow.key.to_string()])?;
-    if said == "allowed" { Ok(()) } else { Err(format!("--allow-process ipc: {said}: {told}")) }
+    let (said, told) = run(&["--allow-process", "ipc"], &[hosts])?;
+    if said == ["allowed"] { Ok(()) } else { Err(format!("--allow-process ipc: {said:?}: {told}")) }
 }
 
 /// What was refused is told with the flag that gives it, and as the schema says.
@@ -184,30 +188,27 @@ pub fn told() -> Result<(), String> {
     let file = "/lifecycle/powers.jsonl";
     let fellow = Fellow::start(0).map_err(text)?;
     let cases = [
-        (vec!["io_uring-setup".to_owned()], "--allow-process io-uring", "io_uring"),
-        (vec!["signal".to_owned(), fellow.id().to_string()], "--allow-process signals", "signal"),
-        (vec!["user-namespace".to_owned()], "--allow-process user-namespaces", "user_namespace"),
+        ("io_uring-setup".to_owned(), "--allow-process io-uring", "io_uring"),
+        (format!("signal {}", fellow.id()), "--allow-process signals", "signal"),
+        ("user-namespace".to_owned(), "--allow-process user-namespaces", "user_namespace"),
     ];
-    for (words, flag, name) in cases {
-        let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        let (said, told) = run(&["--events", file], &words)?;
-        if said != "denied EPERM" || !told.contains(flag) {
-            return Err(format!("{words:?}: {said}: {told}"));
-        }
-        let lines = std::fs::read_to_string(file).map_err(text)?;
-        let named = |line: &str| {
-            let event: Value = serde_json::from_str(line).unwrap_or_default();
-            event["operation"]["name"] == name && event["verdict"] == "denied"
+    let lines = cases.each_ref().map(|(line, ..)| line.clone());
+    let (said, told) = run(&["--events", file], &lines)?;
+    let events = std::fs::read_to_string(file).map_err(text)?;
+    std::fs::remove_file(file).map_err(text)?;
+    for ((line, flag, name), said) in cases.iter().zip(&said) {
+        let named = |event: &str| {
+            let event: Value = serde_json::from_str(event).unwrap_or_default();
+            event["operation"]["name"] == *name && event["verdict"] == "denied"
         };
-        if !lines.lines().any(named) {
-            return Err(format!("no {name} in {lines}"));
-        }
-        std::fs::remove_file(file).map_err(text)?;
-        if let Some(complaint) = lines.lines().find_map(super::events::complaint) {
-            return Err(complaint);
+        if said != "denied EPERM" || !told.contains(flag) || !events.lines().any(named) {
+            return Err(format!("{line}: {said}: {told}: {events}"));
         }
     }
-    Ok(())
+    if said.len() != cases.len() {
+        return Err(format!("{said:?}: {told}"));
+    }
+    events.lines().find_map(super::events::complaint).map_or(Ok(()), Err)
 }
 
 /// The kernel looks for a filesystem that it has not, and would load a module for it.

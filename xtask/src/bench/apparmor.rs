@@ -13,7 +13,7 @@ pub const RULES: [u32; 2] = [10, 1000];
 /// What the compiler takes for the guest's kernel: it asks the running one otherwise, which need not have AppArmor.
 const FEATURES: &str = "/etc/apparmor.d/abi/3.0";
 /// Rules that the measured program itself needs.
-const OWN: u32 = 6;
+const OWN: u32 = 7;
 
 /// Writes `apparmor-N` for each of [`RULES`] into a directory. Without a compiler nothing is written, and that is said: the
 /// package would also load profiles when this host boots, so it is for who is asked to install it.
@@ -37,7 +37,7 @@ pub fn compile_all(into: &Path) -> Result<()> {
 fn profile(rules: u32) -> String {
     let mut text = format!(
         "profile {PROFILE} {{\n  network inet stream,\n  network inet dgram,\n  network inet6,\n  signal,\n  /dev/** rw,\n  \
-         /payload/** rmix,\n  /bin/** rmix,\n  /perf/1/2/3/** r,\n  /perf/moved/** rw,\n  /proc/** r,\n"
+         /payload/** rmix,\n  /bin/** rmix,\n  /{{,usr/}}lib{{,64}}/** rm,\n  /perf/1/2/3/** r,\n  /perf/moved/** rw,\n  /proc/** r,\n"
     );
     for number in OWN..rules {
         let _ = writeln!(text, "  /srv/{number}/data-{}/** r,", u64::from(number) * 7919);

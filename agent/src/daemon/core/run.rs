@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// What finding out what a run sees may take.
-const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(10);
 /// Threads that do it at one time.
 const THREADS: usize = 16;
 
