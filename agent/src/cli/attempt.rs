@@ -145,6 +145,29 @@ pub(super) fn ptrace(_: &Place) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// No signal at all, but who may send one is asked.
+pub(super) fn signal(_: &Place) -> io::Result<()> {
+    // SAFETY: takes numbers only.
+    if unsafe { libc::kill(libc::getppid(), 0) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A mark on a socket that sends nothing: it takes CAP_NET_ADMIN, which the programs have been loaded with.
+pub(super) fn capability(_: &Place) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    let mark = 1u32;
+    // SAFETY: passes a live number of the size given.
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MARK,
+            (&raw const mark).cast(),
+            size_of_val(&mark) as libc::socklen_t,
+        )
+    };
+    if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Asks for the first map's id; that there is none is an answer, too.
 pub(super) fn bpf(_: &Place) -> io::Result<()> {
     let mut attributes = [0u32; 3];

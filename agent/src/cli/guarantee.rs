@@ -58,7 +58,7 @@ const fn both(
 }
 
 /// All of them that one attempt can show.
-pub const GUARANTEES: [Guarantee; 19] = [
+pub const GUARANTEES: [Guarantee; 21] = [
     lsm("file_read", "files no rule names cannot be opened", attempt::read),
     lsm("file_create", "files no rule names cannot be created", attempt::create),
     lsm("file_delete", "files no rule names cannot be deleted", attempt::delete),
@@ -77,6 +77,8 @@ pub const GUARANTEES: [Guarantee; 19] = [
     lsm("unix_stream", "unix sockets made outside cannot be connected to", attempt::unix_stream),
     lsm("unix_dgram", "unix sockets made outside cannot be sent to", attempt::unix_datagram),
     lsm("ptrace", "processes outside cannot be reached into", attempt::ptrace),
+    lsm("signal", "no signal can be sent to processes outside", attempt::signal),
+    lsm("capability", "capabilities of root that reach beyond the tag do not count", attempt::capability),
     lsm("bpf", "bpf() cannot be called", attempt::bpf),
 ];
 
