@@ -107,7 +107,7 @@ pub mod reason {
 /// Where a record was made.
 pub mod hook {
     /// Names in index order; an event's `hook` indexes this.
-    pub const NAMES: [&str; 75] = [
+    pub const NAMES: [&str; 79] = [
         "none",
         "lsm/file_open",
         "lsm/path_mknod",
@@ -183,6 +183,10 @@ pub mod hook {
         "lsm/shm_shmctl",
         "lsm/msg_queue_msgctl",
         "lsm/sem_semctl",
+        "lsm/shm_alloc_security",
+        "lsm/msg_queue_alloc_security",
+        "lsm/sem_alloc_security",
+        "lsm/sb_remount",
     ];
 
     macro_rules! hooks {
@@ -206,6 +210,7 @@ pub mod hook {
         INODE_INIT_SECURITY_ANON = 63, SYSLOG = 64, TASK_KILL = 65, TASK_SETRLIMIT = 66,
         TASK_SETSCHEDULER = 67, TASK_SETNICE = 68, TASK_SETIOPRIO = 69, FILE_FCNTL = 70, IPC_PERMISSION = 71,
         SHM_SHMCTL = 72, MSG_QUEUE_MSGCTL = 73, SEM_SEMCTL = 74,
+        SHM_ALLOC_SECURITY = 75, MSG_QUEUE_ALLOC_SECURITY = 76, SEM_ALLOC_SECURITY = 77, SB_REMOUNT = 78,
     }
 }
 

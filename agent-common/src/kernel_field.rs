@@ -76,6 +76,10 @@ kernel_fields! {
     TASK_TGID = "task_struct", "tgid";
     TASK_PID = "task_struct", "pid";
     TASK_REAL_PARENT = "task_struct", "real_parent";
+    TASK_GROUP_LEADER = "task_struct", "group_leader";
+    TASK_THREAD_PID = "task_struct", "thread_pid";
+    PID_LEVEL = "pid", "level";
+    PID_NUMBERS = "pid", "numbers";
     TASK_EXIT_CODE = "task_struct", "exit_code";
     TASK_CRED = "task_struct", "cred";
     TASK_REAL_CRED = "task_struct", "real_cred";

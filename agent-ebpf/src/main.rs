@@ -304,6 +304,23 @@ pub fn sem_semctl(_ctx: LsmContext) -> i32 {
     verdict(outsiders::ipc(hook::SEM_SEMCTL))
 }
 
+#[lsm(hook = "shm_alloc_security")]
+pub fn shm_alloc_security(_ctx: LsmContext) -> i32 {
+    verdict(outsiders::ipc(hook::SHM_ALLOC_SECURITY))
+}
+#[lsm(hook = "msg_queue_alloc_security")]
+pub fn msg_queue_alloc_security(_ctx: LsmContext) -> i32 {
+    verdict(outsiders::ipc(hook::MSG_QUEUE_ALLOC_SECURITY))
+}
+#[lsm(hook = "sem_alloc_security")]
+pub fn sem_alloc_security(_ctx: LsmContext) -> i32 {
+    verdict(outsiders::ipc(hook::SEM_ALLOC_SECURITY))
+}
+#[lsm(hook = "sb_remount")]
+pub fn sb_remount(_ctx: LsmContext) -> i32 {
+    verdict(privilege::needs(ALLOW_MOUNTS, hook::SB_REMOUNT, 0))
+}
+
 #[cgroup_sock_addr(connect4)]
 pub fn connect4(ctx: SockAddrContext) -> i32 {
     sock_addr::connect4(&ctx).into()

@@ -29,7 +29,7 @@ lsm_programs! {
     inode_set_acl inode_remove_acl inode_setattr mmap_file file_mprotect inode_getattr
     inode_readlink inode_getxattr inode_listxattr path_notify inode_get_acl file_ioctl file_ioctl_compat
     capable userns_create sb_mount sb_umount sb_pivotroot move_mount perf_event_open key_alloc key_permission kernel_module_request inode_init_security_anon syslog
-    task_kill task_setrlimit task_setscheduler task_setnice task_setioprio file_fcntl ipc_permission shm_shmctl msg_queue_msgctl sem_semctl
+    task_kill task_setrlimit task_setscheduler task_setnice task_setioprio file_fcntl ipc_permission shm_alloc_security msg_queue_alloc_security sem_alloc_security sb_remount shm_shmctl msg_queue_msgctl sem_semctl
 }
 
 macro_rules! tracepoint_programs {

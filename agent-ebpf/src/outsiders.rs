@@ -1,6 +1,12 @@
 //! What would act on processes outside the tag without touching their memory: signals, priorities, limits, IPC.
 
-use aya_ebpf::{helpers::generated::bpf_get_current_task_btf, programs::LsmContext};
+use aya_ebpf::{
+    helpers::{
+        bpf_get_current_pid_tgid,
+        generated::{bpf_get_current_task_btf, bpf_probe_read_kernel},
+    },
+    programs::LsmContext,
+};
 use stockade_common::{
     event::{TargetBody, hook, kind, reason},
     process::{ALLOW_IPC, ALLOW_SCHEDULING, ALLOW_SIGNALS},
@@ -9,12 +15,15 @@ use stockade_common::{
 use crate::{
     confine,
     kernel::{
-        self, IPC_NAMESPACE_NS_INUM, NSPROXY_IPC_NS, TASK_CRED, TASK_NSPROXY, TASK_REAL_CRED, TASK_TGID,
+        self, IPC_NAMESPACE_NS_INUM, NSPROXY_IPC_NS, PID_LEVEL, PID_NUMBERS, TASK_CRED, TASK_GROUP_LEADER,
+        TASK_NSPROXY, TASK_REAL_CRED, TASK_TGID, TASK_THREAD_PID,
     },
     privilege, startup,
     tag::{self, Held},
 };
 
+/// `struct upid`: a number, and the namespace that it is of.
+const UPID_BYTES: u64 = 16;
 const F_SETOWN: u32 = 8;
 const F_SETOWN_EX: u32 = 15;
 /// `PROC_IPC_INIT_INO`: the host's IPC namespace. The number is part of the kernel's ABI.
@@ -24,8 +33,14 @@ const HOST_IPC: u32 = 0xefff_ffff;
 #[inline(always)]
 fn is_own(held: &Held, task: *const u8) -> (bool, u32) {
     // SAFETY: a typed kernel pointer.
-    let (cgroup, tgid) = unsafe { (kernel::task_cgroup_id(task), kernel::field(task, &TASK_TGID)) };
-    (tag::scope_of(cgroup) == Some(held.scope) && !startup::is_starter(tgid), tgid)
+    let (cgroup, tgid): (u64, u32) =
+        unsafe { (kernel::task_cgroup_id(task), kernel::field(task, &TASK_TGID)) };
+    if tgid == (bpf_get_current_pid_tgid() >> 32) as u32 {
+        return (true, tgid);
+    }
+    // A cgroup whose tag was lost is held by its ancestor's, and not found by its own.
+    let own = cgroup == held.cgroup_id || tag::scope_of(cgroup) == Some(held.scope);
+    (own && !startup::is_starter(tgid), tgid)
 }
 
 /// `lsm/task_kill(task, info, signal, cred)`: signals that a process sends. Those that the kernel sends are not asked about,
@@ -42,7 +57,8 @@ pub fn kill(ctx: &LsmContext) -> bool {
             credentials != kernel::field::<u64>(task, &TASK_CRED)
                 && credentials != kernel::field::<u64>(task, &TASK_REAL_CRED)
         };
-    if own || others || privilege::gives(&held, ALLOW_SIGNALS) {
+    // No signal says that somebody is there, as a refusal would.
+    if own || others || ctx.arg::<u32>(2) == 0 || privilege::gives(&held, ALLOW_SIGNALS) {
         return true;
     }
     let body = TargetBody { target_tgid, detail: ctx.arg(2) };
@@ -77,13 +93,29 @@ pub fn fcntl(ctx: &LsmContext) -> bool {
 #[inline(always)]
 pub fn owner(hook: u8, command: u32, to: Option<u32>) -> bool {
     let Some(held) = tag::current() else { return true };
-    // SAFETY: a typed pointer to the current task.
-    let own: u32 = unsafe { kernel::field(bpf_get_current_task_btf().cast::<u8>().cast_const(), &TASK_TGID) };
-    if to.is_some_and(|to| to == 0 || to == own) || privilege::gives(&held, ALLOW_SIGNALS) {
+    if to.is_some_and(|to| to == 0 || to == own_number()) || privilege::gives(&held, ALLOW_SIGNALS) {
         return true;
     }
     let body = TargetBody { target_tgid: to.unwrap_or(0), detail: command };
     confine::refuse(held, kind::SIGNAL, hook, body, reason::OUTSIDE)
+}
+
+/// The current process's number in its own PID namespace, by which it calls itself; 0 if that cannot be read.
+#[inline(always)]
+fn own_number() -> u32 {
+    let mut number = 0u32;
+    // SAFETY: typed kernel pointers, and a local of that size; numbers are an array with one for each level.
+    unsafe {
+        let task = bpf_get_current_task_btf().cast::<u8>().cast_const();
+        let pid: *const u8 = kernel::field(kernel::field(task, &TASK_GROUP_LEADER), &TASK_THREAD_PID);
+        if pid.is_null() {
+            return 0;
+        }
+        let level: u32 = kernel::field(pid, &PID_LEVEL);
+        let at = pid as u64 + u64::from(PID_NUMBERS.load()) + u64::from(level) * UPID_BYTES;
+        bpf_probe_read_kernel((&raw mut number).cast(), 4, at as *const _);
+    }
+    number
 }
 
 /// System V IPC: objects do not say who made them, so those of the host's namespace count as others'.

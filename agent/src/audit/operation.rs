@@ -61,7 +61,7 @@ pub fn of(record: &Record) -> Operation {
             Operation { name: "capability", text: "use the capability", needs }
         }
         hook::USERNS_CREATE => by("user_namespace", "make a user namespace", ALLOW_USER_NAMESPACES),
-        hook::SB_MOUNT => by("mount", "mount", ALLOW_MOUNTS),
+        hook::SB_MOUNT | hook::SB_REMOUNT => by("mount", "mount", ALLOW_MOUNTS),
         hook::SB_UMOUNT => by("umount", "unmount", ALLOW_MOUNTS),
         hook::SB_PIVOTROOT => by("pivot_root", "change the root", ALLOW_MOUNTS),
         hook::MOVE_MOUNT => by("move_mount", "move a mount", ALLOW_MOUNTS),
@@ -90,9 +90,13 @@ pub fn of(record: &Record) -> Operation {
         hook::TASK_SETIOPRIO => {
             by("set_io_priority", "set the I/O priority of a process outside", ALLOW_SCHEDULING)
         }
-        hook::IPC_PERMISSION | hook::SHM_SHMCTL | hook::MSG_QUEUE_MSGCTL | hook::SEM_SEMCTL => {
-            by("ipc", "use System V IPC of the host", ALLOW_IPC)
-        }
+        hook::IPC_PERMISSION
+        | hook::SHM_SHMCTL
+        | hook::MSG_QUEUE_MSGCTL
+        | hook::SEM_SEMCTL
+        | hook::SHM_ALLOC_SECURITY
+        | hook::MSG_QUEUE_ALLOC_SECURITY
+        | hook::SEM_ALLOC_SECURITY => by("ipc", "use System V IPC of the host", ALLOW_IPC),
         _ => named("unknown", "leave the enforcement"),
     }
 }
@@ -118,7 +122,7 @@ mod tests {
             header.hook = hook;
             Record { header, body: Body::Target { pid: 1, detail: 21 } }
         };
-        for hook in hook::CAPABLE..=hook::SEM_SEMCTL {
+        for hook in hook::CAPABLE..=hook::SB_REMOUNT {
             let operation = of(&record(hook, kind::CONFINE));
             assert_ne!(operation.needs, Need::Nothing, "{}", hook::NAMES[usize::from(hook)]);
         }

@@ -145,10 +145,14 @@ pub(super) fn ptrace(_: &Place) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// No signal at all, but who may send one is asked.
+/// One that is ignored unless somebody waits for it.
 pub(super) fn signal(_: &Place) -> io::Result<()> {
     // SAFETY: takes numbers only.
-    if unsafe { libc::kill(libc::getppid(), 0) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if unsafe { libc::kill(libc::getppid(), libc::SIGURG) } < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// A mark on a socket that sends nothing: it takes CAP_NET_ADMIN, which the programs have been loaded with.

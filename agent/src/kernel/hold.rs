@@ -18,7 +18,7 @@ use super::{
     policy_maps::{self, OUTER, PolicyMaps},
     scopes::Scopes,
 };
-use crate::policy::image::MapImage;
+use crate::policy::{image::MapImage, process::Process};
 
 /// What is tagged by its path when it is made, and what starts workloads, stands in the slot that this scope is held to.
 const HOST: u32 = 0;
@@ -84,6 +84,12 @@ impl Enforcer {
         self.slots.remove(&slot.0);
         self.names.put(slot, None);
         Ok(())
+    }
+
+    /// What every policy gives, for all slots that are taken.
+    pub(super) fn give_basic_powers(&mut self) -> Result<(), KernelError> {
+        let slots: Vec<u32> = self.slots.iter().copied().collect();
+        slots.into_iter().try_for_each(|slot| self.set_powers(Slot(slot), Process::default().into()))
     }
 
     /// What the processes of scopes may do that are held to the slot.

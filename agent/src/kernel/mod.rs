@@ -49,7 +49,7 @@ use self::{links::Link, names::Names};
 const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// LSM programs, all required: each closes a way around the others.
-pub const LSM_HOOKS: [&str; 58] = [
+pub const LSM_HOOKS: [&str; 62] = [
     "file_open",
     "path_mknod",
     "path_mkdir",
@@ -108,6 +108,10 @@ pub const LSM_HOOKS: [&str; 58] = [
     "shm_shmctl",
     "msg_queue_msgctl",
     "sem_semctl",
+    "shm_alloc_security",
+    "msg_queue_alloc_security",
+    "sem_alloc_security",
+    "sb_remount",
 ];
 /// Those of them that only policies with `SCOPE_LOOK` or `SCOPE_GUARDED` need.
 const METADATA_HOOKS: [&str; 6] =
@@ -252,6 +256,11 @@ impl Enforcer {
             source,
         })?;
         loader.override_global("HOST_NETNS", &netns, false);
+        // Left by a daemon whose programs asked for no capabilities: they are held to what every policy gives.
+        let without_powers = options.pins.as_ref().is_some_and(|pins| {
+            let pinned = |map: &str| pins.maps().join(map).exists();
+            pinned("SCOPES") && !pinned("POWERS")
+        });
         if let Some(pins) = &options.pins {
             pins.prepare()?;
             for map in MAPS {
@@ -270,6 +279,9 @@ impl Enforcer {
         };
         if options.pins.is_some() {
             enforcer.find_slots()?;
+        }
+        if without_powers {
+            enforcer.give_basic_powers()?;
         }
         enforcer.learn_overlays(overlay::built_in(&blob))?;
         enforcer.load_programs(options.network_only)?;

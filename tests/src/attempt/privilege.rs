@@ -11,7 +11,7 @@ use super::{Attempt, Failure, Verb, number, or_skip, own, text};
 pub const VERBS: &[Verb] = &[
     ("signal-thread", 1, |a| {
         let pid: i32 = number(&a[0])?;
-        sys!(SYS_tgkill, pid, pid, 0).map(drop)
+        sys!(SYS_tgkill, pid, pid, libc::SIGURG).map(drop)
     }),
     ("signal-queue", 1, |a| {
         let pid: i32 = number(&a[0])?;
@@ -23,7 +23,25 @@ pub const VERBS: &[Verb] = &[
     ("signal-pidfd", 1, |a| {
         let pid: i32 = number(&a[0])?;
         let pidfd = own(or_skip(sys!(SYS_pidfd_open, pid, 0), "pidfd_open")?);
-        sys!(SYS_pidfd_send_signal, pidfd.as_raw_fd(), 0, null::<u8>(), 0).map(drop)
+        sys!(SYS_pidfd_send_signal, pidfd.as_raw_fd(), libc::SIGURG, null::<u8>(), 0).map(drop)
+    }),
+    ("signal-nothing", 1, |a| {
+        let pid: i32 = number(&a[0])?;
+        sys!(SYS_kill, pid, 0).map(drop)
+    }),
+    // In a PID namespace, where it has another number than outside.
+    ("own-file-owner", 0, |_| {
+        sys!(SYS_unshare, libc::CLONE_NEWPID)?;
+        // SAFETY: the child ends by itself.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            let owned = std::io::pipe().is_ok_and(|(reader, _writer)| {
+                sys!(SYS_fcntl, reader.as_raw_fd(), libc::F_SETOWN, std::process::id()).is_ok()
+            });
+            // SAFETY: ends the child without running the parent's exit handlers.
+            unsafe { libc::_exit(i32::from(!owned)) };
+        }
+        if wait(pid)? == 0 { Ok(()) } else { Err(Failure::Os(Errno::EPERM)) }
     }),
     ("own-signals", 0, |_| {
         // SAFETY: the child does nothing but wait for the signal.

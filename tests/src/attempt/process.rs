@@ -19,7 +19,7 @@ pub const VERBS: &[Verb] = &[
     }),
     ("signal", 1, |a| {
         let pid: i32 = number(&a[0])?;
-        sys!(SYS_kill, pid, 0).map(drop)
+        sys!(SYS_kill, pid, libc::SIGURG).map(drop)
     }),
     ("into-cgroup", 1, |a| Ok(fs::write(format!("{}/cgroup.procs", a[0]), "0")?)),
     ("clone-into-cgroup", 1, clone_into),

@@ -87,6 +87,10 @@ pub fn signals() -> Result<(), String> {
     let to_fellow = format!("signal {}", fellow.id());
     expect("to the outside", tried("ci/signals", &to_fellow), "denied EPERM")?;
     expect("within", tried("ci/signals", "own-signals"), "allowed")?;
+    expect("none at all", tried("ci/signals", &format!("signal-nothing {}", fellow.id())), "allowed")?;
+    Daemon::shared("[process]\ncapabilities = ['sys_admin']")?;
+    expect("to itself", tried("ci/signals", "own-file-owner"), "allowed")?;
+    Daemon::shared("")?;
     // Of several processes in one scope, in cgroups one below the other.
     let script = "sleep 100 & kill $! && wait $!; echo $?";
     expect("to a neighbour", said_in("ci/signals/below", script), "143")?;
