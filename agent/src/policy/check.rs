@@ -70,7 +70,7 @@ pub fn check(documents: &[Document], overlay: &Overlay) -> Result<CheckedPolicy,
     checker.policy.tmp.clone_from(&overlay.tmp);
     checker.protect(documents);
     checker.policy.metadata = metadata(documents, overlay.metadata);
-    let all: Vec<Document> = profiles.iter().chain(documents).cloned().collect();
+    let all: Vec<&Document> = profiles.iter().chain(documents).collect();
     let (capabilities, allow) = (&overlay.allow_capability, &overlay.allow_process);
     checker.policy.process = process::settings(&all, capabilities, allow, &mut checker.problems);
     let egress = overlay.egress_interface.as_deref();

@@ -136,7 +136,7 @@ fn unknown(what: &str, name: &str, meant: Option<&str>) -> Refusal {
 
 /// What documents and flags give together.
 pub fn settings(
-    documents: &[Document],
+    documents: &[&Document],
     capabilities: &[String],
     allow: &[String],
     problems: &mut Vec<Diagnostic>,
@@ -152,7 +152,7 @@ pub fn settings(
             problems.push(place(refusal));
         }
     };
-    for Document { source, policy } in documents {
+    for Document { source, policy } in documents.iter().copied() {
         let lists = [(&policy.process.capabilities, true), (&policy.process.allow, false)];
         for (names, is_capability) in lists {
             for name in names {
@@ -186,6 +186,7 @@ mod tests {
         let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
         let mut problems = Vec::new();
         let documents: Vec<Document> = documents.collect();
+        let documents: Vec<&Document> = documents.iter().collect();
         let given = settings(&documents, &words(capabilities), &words(allow), &mut problems);
         if problems.is_empty() {
             Ok(given)
